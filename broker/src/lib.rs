@@ -1,1 +1,3 @@
-//! Placeholder.
+//! Tegata's control plane: logins, assignment, tickets, pools, the admin API.
+
+pub mod ports;

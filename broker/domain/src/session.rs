@@ -1,0 +1,286 @@
+//! A user's stay on a desktop: from the ticket to the log-off.
+//!
+//! Decides what a session becomes when a link comes or goes, when somebody ends
+//! it, and when a deadline passes. It knows nothing of the desktop's own state;
+//! what the desktop has to do comes out as [`Effect`]s.
+
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+use tegata_proto::code::Code;
+
+use crate::pool::Rules;
+use crate::time::Timestamp;
+
+/// How long after a good login its ticket may still be redeemed: the ticket's
+/// life and the leeway of the clocks.
+pub const REQUESTED_LIMIT: Duration =
+    Duration::from_secs(tegata_proto::claims::TICKET_LIFE_S + tegata_proto::claims::LEEWAY_S);
+
+/// How long a gateway may take from redeem to attach before it is given up.
+pub const STARTING_LIMIT: Duration = Duration::from_secs(20);
+
+/// Where a session stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "state")]
+pub enum State {
+    /// A ticket was issued and not yet redeemed.
+    Requested {
+        /// Until when it can be.
+        until: Timestamp,
+    },
+    /// The ticket was redeemed; the gateway connects to the desktop.
+    Starting {
+        /// Until when the gateway has to say how it went.
+        until: Timestamp,
+    },
+    /// A link carries it.
+    Active,
+    /// No link carries it; the desktop is kept.
+    Detached {
+        /// Until when.
+        until: Timestamp,
+    },
+    /// It is over; its gateway has not confirmed yet.
+    Ending {
+        /// Why.
+        cause: Cause,
+    },
+    /// It is over.
+    Ended {
+        /// Why.
+        cause: Cause,
+    },
+}
+
+/// Why a session is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// The person logged off, by the viewer's or the desktop's word.
+    LoggedOff,
+    /// The ticket was not used in time, or the gateway never came through.
+    NeverAttached,
+    /// The desktop did not answer the gateway.
+    DesktopUnreachable,
+    /// Nobody came back within the pool's grace.
+    GraceExpired,
+    /// The same person came in by another login.
+    TakenOver,
+    /// An administrator ended it.
+    Administrator,
+}
+
+impl Cause {
+    /// Returns the code that the agent is told.
+    pub fn code(self) -> Code {
+        match self {
+            Self::LoggedOff => Code::LoggedOff,
+            Self::NeverAttached => Code::TicketExpired,
+            Self::DesktopUnreachable => Code::DesktopUnreachable,
+            Self::GraceExpired => Code::SessionEnded,
+            Self::TakenOver => Code::TakenOver,
+            Self::Administrator => Code::EndedByAdministrator,
+        }
+    }
+}
+
+/// What happened to a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// Its ticket was redeemed.
+    Redeemed,
+    /// The gateway reached the desktop and carries the link.
+    Attached,
+    /// The gateway could not reach the desktop.
+    DialFailed,
+    /// The thin client went away first.
+    LinkLost,
+    /// The desktop closed first.
+    DesktopClosed,
+    /// The viewer or the desktop says that the person logged off.
+    LoggedOff,
+    /// The link is to be closed; the desktop stays the person's.
+    Disconnected,
+    /// The session is to end.
+    EndWanted(Cause),
+    /// The gateway confirms that nothing of it is left there.
+    Closed,
+    /// Time passed; nothing else happened.
+    Tick,
+}
+
+/// What has to be done after a change is committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// The gateway closes every link of the session and tells the agent why.
+    CloseLinks(Code),
+    /// The desktop is asked who is logged on.
+    AskOccupancy,
+    /// The desktop is handed back, unless another session of the same
+    /// assignment lives.
+    Release,
+    /// Whoever is still logged on at the desktop is logged off there.
+    LogOff,
+}
+
+/// An event that cannot happen to a session in its state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{event:?} does not fit a session that is {state:?}")]
+pub struct Refused {
+    /// Where the session stands.
+    pub state: State,
+    /// What was said to have happened.
+    pub event: Event,
+}
+
+impl State {
+    /// Returns a session whose ticket is issued at `now`.
+    pub fn requested(now: Timestamp) -> Self {
+        Self::Requested { until: now.after(REQUESTED_LIMIT) }
+    }
+
+    /// Returns when the session has to be looked at again without an event.
+    pub fn deadline(self) -> Option<Timestamp> {
+        match self {
+            Self::Requested { until } | Self::Starting { until } | Self::Detached { until } => {
+                Some(until)
+            }
+            Self::Active | Self::Ending { .. } | Self::Ended { .. } => None,
+        }
+    }
+
+    /// Tells whether the session still has a claim on its desktop.
+    pub fn is_live(self) -> bool {
+        !matches!(self, Self::Ended { .. })
+    }
+
+    /// Moves the session on by one event, as seen at `now`.
+    ///
+    /// An overdue deadline is settled before the event is looked at, so the
+    /// outcome never depends on whether the timer or the event got here first.
+    ///
+    /// # Errors
+    ///
+    /// Refuses an event that does not fit; the state is then unchanged, but for
+    /// a deadline that the caller settles with [`Event::Tick`].
+    pub fn step(
+        self,
+        event: Event,
+        rules: Rules,
+        now: Timestamp,
+    ) -> Result<(Self, Vec<Effect>), Refused> {
+        let Some((settled, mut effects)) = self.settled(now) else {
+            return self.moved(event, rules, now);
+        };
+        let (next, more) = settled.moved(event, rules, now)?;
+        effects.extend(more);
+        Ok((next, effects))
+    }
+
+    /// Returns what an overdue deadline makes of the session.
+    fn settled(self, now: Timestamp) -> Option<(Self, Vec<Effect>)> {
+        let overdue = self.deadline().is_some_and(|until| until <= now);
+        if !overdue {
+            return None;
+        }
+        match self {
+            Self::Requested { .. } => Some(ended(Cause::NeverAttached)),
+            Self::Starting { .. } => Some(ending(Cause::NeverAttached)),
+            Self::Detached { .. } => {
+                let (state, mut effects) = ended(Cause::GraceExpired);
+                effects.push(Effect::LogOff);
+                Some((state, effects))
+            }
+            Self::Active | Self::Ending { .. } | Self::Ended { .. } => None,
+        }
+    }
+
+    fn moved(
+        self,
+        event: Event,
+        rules: Rules,
+        now: Timestamp,
+    ) -> Result<(Self, Vec<Effect>), Refused> {
+        let detached = Self::Detached { until: now.after(rules.grace) };
+        let moved = match (self, event) {
+            (_, Event::Tick) => (self, vec![]),
+
+            (Self::Requested { .. }, Event::Redeemed) => {
+                (Self::Starting { until: now.after(STARTING_LIMIT) }, vec![])
+            }
+            (Self::Requested { .. } | Self::Detached { .. }, Event::EndWanted(cause)) => {
+                ended(cause)
+            }
+
+            (Self::Starting { .. }, Event::Attached) => (Self::Active, vec![]),
+            (Self::Starting { .. }, Event::DialFailed) => ended(Cause::DesktopUnreachable),
+            (Self::Starting { .. } | Self::Active, Event::LinkLost) => (detached, vec![]),
+            (Self::Starting { .. } | Self::Active, Event::DesktopClosed) => {
+                (detached, vec![Effect::AskOccupancy])
+            }
+            (Self::Starting { .. } | Self::Active, Event::Disconnected) => {
+                (detached, vec![Effect::CloseLinks(Code::EndedByAdministrator)])
+            }
+            (Self::Starting { .. } | Self::Active, Event::EndWanted(cause)) => ending(cause),
+            (Self::Starting { .. } | Self::Active | Self::Detached { .. }, Event::LoggedOff) => {
+                ended(Cause::LoggedOff)
+            }
+
+            // The gateway's own report comes after the link was closed for it.
+            (Self::Detached { .. }, Event::LinkLost | Event::Disconnected | Event::Closed) => {
+                (self, vec![])
+            }
+            (Self::Detached { .. }, Event::DesktopClosed) => (self, vec![Effect::AskOccupancy]),
+
+            (
+                Self::Ending { cause },
+                Event::Closed
+                | Event::LinkLost
+                | Event::DesktopClosed
+                | Event::LoggedOff
+                | Event::DialFailed,
+            ) => ended(cause),
+            (Self::Ending { .. }, Event::EndWanted(_) | Event::Disconnected) => (self, vec![]),
+            // An attach that was under way when the session was ended.
+            (Self::Ending { cause } | Self::Ended { cause }, Event::Attached) => {
+                (self, vec![Effect::CloseLinks(cause.code())])
+            }
+            (
+                Self::Ended { .. },
+                Event::Closed
+                | Event::LinkLost
+                | Event::DesktopClosed
+                | Event::LoggedOff
+                | Event::DialFailed
+                | Event::EndWanted(_),
+            ) => (self, vec![]),
+
+            (
+                Self::Requested { .. },
+                Event::Attached
+                | Event::DialFailed
+                | Event::LinkLost
+                | Event::DesktopClosed
+                | Event::LoggedOff
+                | Event::Disconnected
+                | Event::Closed,
+            )
+            | (Self::Starting { .. } | Self::Active, Event::Redeemed | Event::Closed)
+            | (Self::Active, Event::Attached | Event::DialFailed)
+            | (Self::Detached { .. }, Event::Redeemed | Event::Attached | Event::DialFailed)
+            | (Self::Ending { .. }, Event::Redeemed)
+            | (Self::Ended { .. }, Event::Redeemed | Event::Disconnected) => {
+                return Err(Refused { state: self, event });
+            }
+        };
+        Ok(moved)
+    }
+}
+
+fn ended(cause: Cause) -> (State, Vec<Effect>) {
+    (State::Ended { cause }, vec![Effect::Release])
+}
+
+fn ending(cause: Cause) -> (State, Vec<Effect>) {
+    (State::Ending { cause }, vec![Effect::CloseLinks(cause.code())])
+}

@@ -1,0 +1,495 @@
+//! Where everything that has to survive is kept.
+//!
+//! Each method is one transaction: it loads what the decision needs, lets
+//! `tegata-domain` decide, writes the new state and exactly one audit record for
+//! each change, and commits durably before it returns. What is left to do
+//! outside comes back as [`Followup`]s; a broker that dies before doing them
+//! finds them again through [`Store::due`].
+//!
+//! An implementation arbitrates by constraints, not by care: one holder a
+//! desktop, one desktop a user and pool, one row a `jti`.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use tegata_domain::desktop::{self, Probe};
+use tegata_domain::pool::Pool;
+use tegata_domain::session;
+use tegata_domain::time::Timestamp;
+use tegata_proto::claims::Claims;
+use tegata_proto::code::Code;
+use tegata_proto::encoding::Sha256;
+use tegata_proto::id::{
+    DesktopId, Epoch, GatewayId, Incarnation, LinkNumber, PoolName, SeatName, SessionId, UserId,
+};
+use tegata_proto::policy::{Policy, Protocol, Security};
+use uuid::Uuid;
+
+/// The broker's memory.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Creates a pool or changes it to what is given: desktops that are no longer
+    /// listed are withdrawn, new ones are added, known ones keep their state.
+    /// A pin that differs from the known one is an acceptance and needs a reason.
+    async fn put_pool(&self, put: PutPool) -> Result<PoolChange, PutPoolError>;
+
+    /// Lists every pool, by name.
+    async fn pools(&self) -> Result<Vec<Pool>, StoreError>;
+
+    /// Lists a pool's desktops after the given seat name, by name, at most `limit`.
+    async fn desktops(
+        &self,
+        pool: &PoolName,
+        after: Option<&SeatName>,
+        limit: u32,
+    ) -> Result<Vec<DesktopRecord>, StoreError>;
+
+    /// Lists sessions that are not over, youngest first, before the given one.
+    async fn sessions(
+        &self,
+        before: Option<SessionId>,
+        limit: u32,
+    ) -> Result<Vec<SessionRecord>, StoreError>;
+
+    /// Returns one session, over or not.
+    async fn session(&self, sid: SessionId) -> Result<Option<SessionRecord>, StoreError>;
+
+    /// Tells how each pool stands for a person: whether they hold a desktop in it,
+    /// and whether one is ready.
+    async fn standing(
+        &self,
+        user: &UserId,
+        pools: &[PoolName],
+    ) -> Result<BTreeMap<PoolName, PoolStanding>, StoreError>;
+
+    /// Gives a person a desktop of a pool, their own if they hold one, and makes a
+    /// session in state `Requested` for it. Also remembers the person.
+    async fn assign(&self, assign: Assign) -> Result<Assigned, AssignError>;
+
+    /// Uses a ticket up (invariants I4 and I5) and moves its session to `Starting`;
+    /// other sessions of the same assignment end as taken over.
+    ///
+    /// The same redeem repeated (same `jti`, boot, exporter hash and link) gets the
+    /// first answer again.
+    async fn redeem(&self, redeem: Redeem) -> Result<Redeemed, RedeemError>;
+
+    /// Applies one event to a session, and what follows from it to its desktop;
+    /// opens or closes the link's interval where the event says so.
+    async fn session_event(&self, event: SessionEvent) -> Result<Vec<Followup>, EventError>;
+
+    /// Applies what a probe found to a desktop.
+    async fn probed(
+        &self,
+        desktop: DesktopId,
+        probe: Probe,
+        now: Timestamp,
+    ) -> Result<(), StoreError>;
+
+    /// Applies who was seen logged on at a desktop: a detached session whose
+    /// person is not among them ends as logged off, and a desktop that is being
+    /// recycled becomes free.
+    async fn observed(
+        &self,
+        desktop: DesktopId,
+        logged_on: std::collections::BTreeSet<String>,
+        now: Timestamp,
+    ) -> Result<Vec<Followup>, StoreError>;
+
+    /// Settles everything whose deadline has passed and lists what has to be done
+    /// again: sessions that are `Ending`, desktops that are `Recycling`. At most
+    /// `limit` of each.
+    async fn due(&self, now: Timestamp, limit: u32) -> Result<Vec<Followup>, StoreError>;
+
+    /// Lists the desktops whose last probe is older than `older_than`, oldest first.
+    async fn to_probe(
+        &self,
+        older_than: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<ProbeTarget>, StoreError>;
+
+    /// Takes over from an earlier process: sessions that a gateway with another
+    /// boot id carried lose their links and are `Detached` from now on.
+    async fn recover(&self, boot: Uuid, now: Timestamp) -> Result<u32, StoreError>;
+
+    /// Writes audit records that belong to no other change, as for a refusal.
+    async fn audit(&self, records: Vec<AuditRecord>) -> Result<(), StoreError>;
+
+    /// Lists audit records after a sequence number, oldest first.
+    async fn audit_after(
+        &self,
+        seq: i64,
+        limit: u32,
+    ) -> Result<Vec<(i64, AuditRecord)>, StoreError>;
+
+    /// Counts desktops by pool and state, and live sessions by class and state.
+    async fn census(&self) -> Result<Census, StoreError>;
+
+    /// Answers if a durable write would succeed now.
+    async fn probe(&self) -> Result<(), StoreError>;
+}
+
+/// Why the store did not do as asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// It cannot serve now: full, locked, unreachable. Nothing was changed, or
+    /// it is not known whether it was; reading tells.
+    #[error("the store cannot serve")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// What it holds cannot be read as what it should be.
+    #[error("the store holds {what} that cannot be read")]
+    Corrupt {
+        /// Which kind of row.
+        what: &'static str,
+    },
+}
+
+impl StoreError {
+    /// Tells whether the same call may succeed later.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Unavailable(_) => true,
+            Self::Corrupt { .. } => false,
+        }
+    }
+}
+
+/// Who does something, for the audit record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Actor {
+    /// A staff member, by logging in or working.
+    User(UserId),
+    /// An administrator, by the name of the API key.
+    ApiKey(String),
+    /// The broker itself.
+    Broker,
+}
+
+/// A wish to create or change a pool.
+#[derive(Debug, Clone)]
+pub struct PutPool {
+    /// The pool as it shall be.
+    pub pool: Pool,
+    /// Who wishes.
+    pub actor: Actor,
+    /// Why; needed where a changed pin is accepted.
+    pub reason: Option<String>,
+    /// If the pool exists already, it is left as it is (bootstrap).
+    pub only_if_absent: bool,
+    /// The present.
+    pub now: Timestamp,
+}
+
+/// What became of a [`PutPool`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PoolChange {
+    /// It is new.
+    Created,
+    /// It was changed.
+    Updated,
+    /// It was as wished already, or existed and `only_if_absent` was set.
+    Unchanged,
+}
+
+/// Why a pool was not changed.
+#[derive(Debug, thiserror::Error)]
+pub enum PutPoolError {
+    /// A pin would change without a reason.
+    #[error("the certificate of {0} changes, and no reason is given")]
+    ReasonMissing(SeatName),
+    /// The desktop is held, so neither its address nor its owner can change.
+    #[error("{0} is in use")]
+    InUse(SeatName),
+    /// Another pool has a desktop of this name or at this address.
+    #[error("{0} belongs to another pool")]
+    Elsewhere(SeatName),
+    /// Protocol and kind of a pool with desktops cannot change.
+    #[error("the {0} of a pool cannot be changed")]
+    Fixed(&'static str),
+    /// The store could not serve.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// A desktop, as an administrator sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DesktopRecord {
+    /// Its id.
+    pub id: DesktopId,
+    /// Its pool.
+    pub pool: PoolName,
+    /// Its seat.
+    pub name: SeatName,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// What the decisions know of it.
+    pub desktop: desktop::Desktop,
+    /// When it was probed last.
+    pub probed_at: Option<Timestamp>,
+}
+
+/// A session, as an administrator sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionRecord {
+    /// Its id.
+    pub sid: SessionId,
+    /// Whose it is.
+    pub user: UserId,
+    /// Their name for showing.
+    pub display_name: String,
+    /// The pool it is in.
+    pub pool: PoolName,
+    /// The desktop.
+    pub desktop: DesktopId,
+    /// The desktop's seat.
+    pub desktop_name: SeatName,
+    /// Where it stands.
+    pub state: session::State,
+    /// When it was requested.
+    pub created_at: Timestamp,
+    /// The network class of its last link, or of its login before the first.
+    pub class: String,
+    /// The number of its last link, or 0.
+    pub link: LinkNumber,
+    /// The gateway of its last link.
+    pub gateway: Option<GatewayId>,
+}
+
+/// How a pool stands for a person.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PoolStanding {
+    /// Whether they hold a desktop in it.
+    pub held: bool,
+    /// Whether one is ready for anybody.
+    pub ready: bool,
+}
+
+/// A wish for a desktop, made after a good login.
+#[derive(Debug, Clone)]
+pub struct Assign {
+    /// The session to be.
+    pub sid: SessionId,
+    /// The person.
+    pub user: UserId,
+    /// Their name for showing.
+    pub display_name: String,
+    /// Their account on the desktop, where the directory has one.
+    pub account: Option<String>,
+    /// Their unit, for the telework report.
+    pub unit: Option<String>,
+    /// The pool.
+    pub pool: PoolName,
+    /// Where the login came from.
+    pub class: String,
+    /// The device's own name for itself.
+    pub device: Option<String>,
+    /// The login, as log and audit name it.
+    pub txn: String,
+    /// The present.
+    pub now: Timestamp,
+}
+
+/// A desktop that is the person's now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Assigned {
+    /// Its id.
+    pub desktop: DesktopId,
+    /// Its seat.
+    pub name: SeatName,
+    /// The fence for the ticket.
+    pub epoch: Epoch,
+    /// The certificate it must show, where its protocol has one.
+    pub pin: Option<Sha256>,
+    /// Whether it was theirs already.
+    pub returning: bool,
+}
+
+/// Why a person got no desktop.
+#[derive(Debug, thiserror::Error)]
+pub enum AssignError {
+    /// None is free. One may become so.
+    #[error("no desktop of the pool is free")]
+    Exhausted,
+    /// The pool does not exist any more.
+    #[error("there is no such pool")]
+    NoSuchPool,
+    /// Their own desktop has not shown its certificate yet.
+    #[error("{0} has not answered yet")]
+    NotProbed(SeatName),
+    /// The store could not serve.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// A ticket at a gateway, after its signature and its proof were checked.
+#[derive(Debug, Clone)]
+pub struct Redeem {
+    /// What the ticket says.
+    pub claims: Claims,
+    /// The number of the link.
+    pub link: LinkNumber,
+    /// SHA-256 of the link's TLS exporter.
+    pub exporter: Sha256,
+    /// Where the link is.
+    pub gateway: GatewayId,
+    /// Which start of that gateway.
+    pub boot: Uuid,
+    /// Where the link comes from, as the gateway saw it.
+    pub class: String,
+    /// The present.
+    pub now: Timestamp,
+}
+
+/// What a gateway needs to carry the session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Redeemed {
+    /// The session.
+    pub sid: SessionId,
+    /// The desktop's fence.
+    pub epoch: Epoch,
+    /// Where to connect.
+    pub target: SocketAddr,
+    /// What it speaks.
+    pub protocol: Protocol,
+    /// What the pool allows.
+    pub policy: Policy,
+    /// The number of this connection to the desktop.
+    pub incarnation: Incarnation,
+    /// How long the gateway keeps the desktop's connection without a link.
+    pub hold: Duration,
+    /// What else has to be done, as closing the links of sessions taken over.
+    pub followups: Vec<Followup>,
+}
+
+/// Why a ticket was not redeemed.
+#[derive(Debug, thiserror::Error)]
+pub enum RedeemError {
+    /// It is no good; the agent is told this.
+    #[error("the ticket is refused: {0}")]
+    Refused(Code),
+    /// The store could not serve; the ticket is as good as before.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Something that happened to a session.
+#[derive(Debug, Clone)]
+pub struct SessionEvent {
+    /// The session.
+    pub sid: SessionId,
+    /// What happened.
+    pub event: session::Event,
+    /// The link it happened to, where it is a link's event. An event of a link
+    /// that is not the session's last one is recorded and changes nothing else.
+    pub link: Option<LinkNumber>,
+    /// What the link carried, where it is over.
+    pub carried: Option<Carried>,
+    /// Who did it.
+    pub actor: Actor,
+    /// The present.
+    pub now: Timestamp,
+}
+
+/// What a link carried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Carried {
+    /// Bytes from the thin client to the desktop.
+    pub up: u64,
+    /// Bytes from the desktop to the thin client.
+    pub down: u64,
+    /// When the last byte passed.
+    pub last_byte_at: Timestamp,
+}
+
+/// Why an event was not applied.
+#[derive(Debug, thiserror::Error)]
+pub enum EventError {
+    /// There is no such session.
+    #[error("there is no session {0}")]
+    NoSuchSession(SessionId),
+    /// It does not fit the session's state.
+    #[error(transparent)]
+    Refused(#[from] session::Refused),
+    /// The store could not serve.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What has to be done outside after a commit. Doing it twice is harmless.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Followup {
+    /// The gateway closes every link of the session, tells the agent why, and
+    /// confirms with [`session::Event::Closed`].
+    CloseLinks {
+        /// The session.
+        sid: SessionId,
+        /// What the agent is told.
+        code: Code,
+    },
+    /// The desktop is asked who is logged on, then [`Store::observed`].
+    AskOccupancy(OccupancyTarget),
+    /// The desktop's holder is logged off there, then asked as above.
+    LogOff(OccupancyTarget),
+    /// A desktop of the pool became free.
+    Freed(PoolName),
+}
+
+/// A desktop whose operating system is to be asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OccupancyTarget {
+    /// Its id.
+    pub desktop: DesktopId,
+    /// Its seat, as the site's script knows it.
+    pub name: SeatName,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// The account of interest.
+    pub account: Option<String>,
+}
+
+/// A desktop that is to be probed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProbeTarget {
+    /// Its id.
+    pub desktop: DesktopId,
+    /// Its seat.
+    pub name: SeatName,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// What it speaks.
+    pub protocol: Protocol,
+    /// How it is secured.
+    pub security: Option<Security>,
+}
+
+/// One line of who did what. Never holds a password, a key or a ticket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditRecord {
+    /// When.
+    pub at: Timestamp,
+    /// What, as in `session.ended`.
+    pub action: String,
+    /// Who.
+    pub actor: Actor,
+    /// About which session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sid: Option<SessionId>,
+    /// About which desktop.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub desktop: Option<DesktopId>,
+    /// What else belongs to it, in names and plain values.
+    #[serde(default)]
+    pub detail: BTreeMap<String, String>,
+}
+
+/// How many there are of what.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Census {
+    /// Desktops by pool and state, the state as in its JSON.
+    pub desktops: BTreeMap<(PoolName, String), u64>,
+    /// Sessions that are not over, by network class and state.
+    pub sessions: BTreeMap<(String, String), u64>,
+}
