@@ -1,1 +1,19 @@
-//! Placeholder.
+//! The door that both Tegata servers stand behind.
+//!
+//! It takes connections in, within budgets and deadlines, shows each ALPN the
+//! certificate of its role and hands the finished connection to that role's
+//! [`endpoint::Handler`]. It also holds what every server needs to be run:
+//! supervised tasks, logs, metrics and the operations port.
+//!
+//! It knows no login and no ticket. Start with [`endpoint`].
+
+pub mod endpoint;
+pub mod metrics;
+pub mod operations;
+pub mod source;
+pub mod supervisor;
+pub mod telemetry;
+pub mod tls;
+pub mod wire;
+
+pub use endpoint::{Endpoint, EndpointConfig, Handler, Limits, Link, Role};

@@ -1,0 +1,250 @@
+//! How many connections there may be, in all and from one source.
+//!
+//! The question is answered before anything is kept for the peer. A peer whose
+//! address is not shown to be its own can use up neither the server's budget
+//! nor that of the source it claims to be: beyond a few, such peers are asked to
+//! show their address, which costs the server one packet and no memory.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::metrics::Refusal;
+use crate::source::Prefix;
+
+/// How many connections an endpoint takes in.
+///
+/// All counts are of connections. `retry_above` should be below
+/// `handshakes_per_source`, so that forged addresses cannot shut out the source
+/// they name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Open in all, handshakes included.
+    pub connections: usize,
+    /// Open from one source, handshakes included.
+    pub connections_per_source: usize,
+    /// Handshakes in progress in all.
+    pub handshakes: usize,
+    /// Handshakes in progress from one source.
+    pub handshakes_per_source: usize,
+    /// Handshakes in progress with unproven addresses, above which a newcomer is
+    /// asked to prove its own (Retry, RFC 9000 §8.1.2). 0 asks everybody.
+    pub retry_above: usize,
+}
+
+impl Default for Limits {
+    /// Fits a ministry's several thousand thin clients, an office of them behind
+    /// one address.
+    fn default() -> Self {
+        Self {
+            connections: 20_000,
+            connections_per_source: 8_192,
+            handshakes: 1_024,
+            handshakes_per_source: 256,
+            retry_above: 128,
+        }
+    }
+}
+
+/// What to do with a newcomer.
+#[derive(Debug)]
+pub(super) enum Answer {
+    Accept(Slot),
+    /// Ask it to prove its address.
+    Retry,
+    Refuse(Refusal),
+}
+
+/// Counts an endpoint's connections.
+#[derive(Debug)]
+pub(super) struct Budget {
+    limits: Limits,
+    counts: Mutex<Counts>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    all: Count,
+    unproven: usize,
+    sources: HashMap<Prefix, Count>,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Count {
+    connections: usize,
+    handshakes: usize,
+}
+
+impl Budget {
+    pub(super) fn new(limits: Limits) -> Arc<Self> {
+        Arc::new(Self { limits, counts: Mutex::default() })
+    }
+
+    /// Judges a newcomer whose address is `proven` or not, and counts it if it
+    /// may come in.
+    pub(super) fn judge(self: &Arc<Self>, source: Prefix, proven: bool) -> Answer {
+        let mut counts = self.counts();
+        let refusal = self.refusal(&counts, source);
+        if !proven && (refusal.is_some() || counts.unproven >= self.limits.retry_above) {
+            return Answer::Retry;
+        }
+        if let Some(reason) = refusal {
+            return Answer::Refuse(reason);
+        }
+        counts.unproven += usize::from(!proven);
+        for count in counts.of(source) {
+            count.connections += 1;
+            count.handshakes += 1;
+        }
+        drop(counts);
+        let budget = Arc::clone(self);
+        Answer::Accept(Slot { budget, source, handshake: Some(Handshake { proven }) })
+    }
+
+    fn refusal(&self, counts: &Counts, source: Prefix) -> Option<Refusal> {
+        let limits = &self.limits;
+        let one = counts.sources.get(&source).copied().unwrap_or_default();
+        if counts.all.connections >= limits.connections {
+            Some(Refusal::Full)
+        } else if one.connections >= limits.connections_per_source {
+            Some(Refusal::SourceFull)
+        } else if counts.all.handshakes >= limits.handshakes {
+            Some(Refusal::Handshakes)
+        } else if one.handshakes >= limits.handshakes_per_source {
+            Some(Refusal::SourceHandshakes)
+        } else {
+            None
+        }
+    }
+
+    fn counts(&self) -> MutexGuard<'_, Counts> {
+        // Nothing in here panics between two steps of one change.
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Counts {
+    fn of(&mut self, source: Prefix) -> [&mut Count; 2] {
+        [&mut self.all, self.sources.entry(source).or_default()]
+    }
+}
+
+/// One connection's place in the budget; given back when dropped.
+#[derive(Debug)]
+pub(super) struct Slot {
+    budget: Arc<Budget>,
+    source: Prefix,
+    handshake: Option<Handshake>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Handshake {
+    proven: bool,
+}
+
+impl Slot {
+    /// Gives back the handshake's place and keeps the connection's.
+    pub(super) fn established(&mut self) {
+        self.end_handshake(&mut self.budget.clone().counts());
+    }
+
+    fn end_handshake(&mut self, counts: &mut Counts) {
+        if let Some(Handshake { proven }) = self.handshake.take() {
+            counts.unproven -= usize::from(!proven);
+            for count in counts.of(self.source) {
+                count.handshakes -= 1;
+            }
+        }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let budget = Arc::clone(&self.budget);
+        let mut counts = budget.counts();
+        self.end_handshake(&mut counts);
+        let [_, one] = counts.of(self.source).map(|count| {
+            count.connections -= 1;
+            count.connections
+        });
+        if one == 0 {
+            counts.sources.remove(&self.source);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROOMY: Limits = Limits {
+        connections: 100,
+        connections_per_source: 100,
+        handshakes: 100,
+        handshakes_per_source: 100,
+        retry_above: 100,
+    };
+
+    fn source(last: u8) -> Prefix {
+        Prefix::of([192, 0, 2, last].into())
+    }
+
+    fn accepted(answer: Answer) -> Slot {
+        match answer {
+            Answer::Accept(slot) => slot,
+            other => panic!("not accepted: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn each_limit_refuses_with_its_own_reason() {
+        for (limits, other_source_too, reason) in [
+            (Limits { connections: 1, ..ROOMY }, true, Refusal::Full),
+            (Limits { connections_per_source: 1, ..ROOMY }, false, Refusal::SourceFull),
+            (Limits { handshakes: 1, ..ROOMY }, true, Refusal::Handshakes),
+            (Limits { handshakes_per_source: 1, ..ROOMY }, false, Refusal::SourceHandshakes),
+        ] {
+            let budget = Budget::new(limits);
+            let _held = accepted(budget.judge(source(1), true));
+            let same = budget.judge(source(1), true);
+            assert!(matches!(same, Answer::Refuse(why) if why == reason), "{limits:?}");
+            let other = budget.judge(source(2), true);
+            assert_eq!(matches!(other, Answer::Refuse(_)), other_source_too, "{limits:?}");
+        }
+    }
+
+    #[test]
+    fn a_finished_handshake_makes_room_for_the_next_one() {
+        let budget = Budget::new(Limits { handshakes: 1, retry_above: 1, ..ROOMY });
+        let mut first = accepted(budget.judge(source(1), false));
+        assert!(matches!(budget.judge(source(1), false), Answer::Retry));
+        first.established();
+        accepted(budget.judge(source(1), false));
+    }
+
+    #[test]
+    fn forged_addresses_leave_room_for_the_source_they_name() {
+        let budget = Budget::new(Limits { handshakes_per_source: 3, retry_above: 2, ..ROOMY });
+        let _forged = [(); 2].map(|()| accepted(budget.judge(source(1), false)));
+        assert!(matches!(budget.judge(source(1), false), Answer::Retry));
+        accepted(budget.judge(source(1), true));
+    }
+
+    #[test]
+    fn an_unproven_peer_is_never_told_that_the_server_is_full() {
+        let budget = Budget::new(Limits { connections: 0, ..ROOMY });
+        assert!(matches!(budget.judge(source(1), false), Answer::Retry));
+        assert!(matches!(budget.judge(source(1), true), Answer::Refuse(Refusal::Full)));
+    }
+
+    #[test]
+    fn nothing_is_remembered_of_a_source_that_has_left() {
+        let budget = Budget::new(ROOMY);
+        let mut slots: Vec<_> =
+            (0..9).map(|last| accepted(budget.judge(source(last % 3), last % 2 == 0))).collect();
+        slots[0].established();
+        drop(slots);
+        let counts = budget.counts();
+        assert_eq!((counts.all.connections, counts.all.handshakes, counts.unproven), (0, 0, 0));
+        assert!(counts.sources.is_empty());
+    }
+}

@@ -1,0 +1,111 @@
+//! Every value of the transport that we set rather than inherit.
+
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lc_rs::{hkdf, hmac};
+use quinn::{IdleTimeout, NoneTokenLog, TransportConfig, ValidationTokenConfig, VarInt};
+use socket2::{Domain, Protocol, Socket, Type};
+use tracing::warn;
+
+/// A connection without a packet for this long is gone, in milliseconds. The
+/// agent keeps its own alive; the server never does.
+const IDLE_TIMEOUT_MS: u32 = 60_000;
+
+/// Bidirectional streams that a peer may have open.
+const BIDIRECTIONAL_STREAMS: u32 = 4;
+
+/// Unidirectional streams that a peer may have open.
+const UNIDIRECTIONAL_STREAMS: u32 = 0;
+
+/// Bytes that a peer may send ahead of its reader on one stream.
+const STREAM_WINDOW: u32 = 512 * 1024;
+
+/// Bytes that a peer may send ahead of its readers on one connection.
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+
+/// Bytes that one connection keeps until its peer has acknowledged them.
+const SEND_WINDOW: u64 = 1024 * 1024;
+
+/// Bytes of the TLS handshake kept out of order.
+const CRYPTO_BUFFER: usize = 8 * 1024;
+
+/// Newcomers that may wait for the accept loop.
+const WAITING: usize = 1024;
+
+/// Bytes kept of one newcomer that waits.
+const WAITING_BUFFER: u64 = 16 * 1024;
+
+/// Bytes kept of all newcomers that wait.
+const WAITING_BUFFERS: u64 = 4 * 1024 * 1024;
+
+/// How long a Retry token is good for.
+const RETRY_TOKEN_LIFE: Duration = Duration::from_secs(15);
+
+/// Socket buffers that are asked for, in bytes; the kernel may give less.
+const SOCKET_BUFFER: usize = 4 * 1024 * 1024;
+
+/// Names the use of the node's key for Retry tokens.
+const RETRY_KEY_SALT: &[u8] = b"tegata retry token v1";
+
+fn transport() -> TransportConfig {
+    let mut config = TransportConfig::default();
+    config
+        .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE_TIMEOUT_MS))))
+        .keep_alive_interval(None)
+        .max_concurrent_bidi_streams(VarInt::from_u32(BIDIRECTIONAL_STREAMS))
+        .max_concurrent_uni_streams(VarInt::from_u32(UNIDIRECTIONAL_STREAMS))
+        .datagram_receive_buffer_size(None)
+        .datagram_send_buffer_size(0)
+        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
+        .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
+        .send_window(SEND_WINDOW)
+        .crypto_buffer_size(CRYPTO_BUFFER);
+    config
+}
+
+/// Builds quinn's two halves from the node's key and the TLS configuration.
+///
+/// The key makes stateless resets and Retry tokens, so both survive a restart.
+pub(super) fn configure(
+    node_key: &[u8; 64],
+    crypto: Arc<quinn::crypto::rustls::QuicServerConfig>,
+) -> (quinn::EndpointConfig, quinn::ServerConfig) {
+    let reset_key = hmac::Key::new(hmac::HMAC_SHA256, node_key);
+    let retry_key = hkdf::Salt::new(hkdf::HKDF_SHA256, RETRY_KEY_SALT).extract(node_key);
+
+    // Tokens for later connections are off: each login is a new agent, and a
+    // table of used ones would be kept for nobody.
+    let mut validation = ValidationTokenConfig::default();
+    validation.sent(0).log(Arc::new(NoneTokenLog));
+
+    let mut server = quinn::ServerConfig::new(crypto, Arc::new(retry_key));
+    server
+        .transport_config(Arc::new(transport()))
+        .validation_token_config(validation)
+        .retry_token_lifetime(RETRY_TOKEN_LIFE)
+        .migration(true)
+        .max_incoming(WAITING)
+        .incoming_buffer_size(WAITING_BUFFER)
+        .incoming_buffer_size_total(WAITING_BUFFERS);
+    (quinn::EndpointConfig::new(Arc::new(reset_key)), server)
+}
+
+/// Opens the one socket of an address. An IPv6 one takes IPv6 only, so that IPv4
+/// can have its own on the same port.
+pub(super) fn socket(listen: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(listen), Type::DGRAM, Some(Protocol::UDP))?;
+    if listen.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_recv_buffer_size(SOCKET_BUFFER)?;
+    socket.set_send_buffer_size(SOCKET_BUFFER)?;
+    let (receive, send) = (socket.recv_buffer_size()?, socket.send_buffer_size()?);
+    if receive.min(send) < SOCKET_BUFFER {
+        warn!(receive, send, wanted = SOCKET_BUFFER, "The kernel allows only small UDP buffers");
+    }
+    socket.bind(&listen.into())?;
+    Ok(socket.into())
+}

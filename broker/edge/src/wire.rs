@@ -1,0 +1,142 @@
+//! Frames on the streams of a connection.
+//!
+//! [`FrameReader`] asks the stream for no byte beyond the frame, so the stream
+//! can be taken back at any frame's end and carry raw bytes from there. What a
+//! peer may send is decided by `tegata_proto::frame`; this module adds time.
+
+use std::fmt;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tegata_proto::frame::{self, Decoder, FrameError};
+use tokio::time::{Instant, timeout_at};
+
+/// Why no frame was read or written. The peer is closed in each case.
+#[derive(Debug, thiserror::Error)]
+pub enum WireError {
+    /// The stream or its connection has ended, perhaps in the middle of a frame.
+    #[error("the peer has closed")]
+    Closed,
+    /// The deadline passed first.
+    #[error("the peer was too slow")]
+    TooSlow,
+    /// The peer sent a frame that is none, or one too long.
+    #[error("the peer sent a bad frame")]
+    Malformed(#[source] FrameError),
+    /// Our own message does not fit into a frame. Nothing was sent.
+    #[error("a message does not fit into its frame")]
+    Unsendable(#[source] FrameError),
+}
+
+/// Reads frames from a stream.
+pub struct FrameReader {
+    stream: quinn::RecvStream,
+    decoder: Decoder,
+}
+
+impl FrameReader {
+    /// Starts where the stream stands, which must be the start of a frame.
+    pub fn new(stream: quinn::RecvStream) -> Self {
+        Self { stream, decoder: Decoder::new() }
+    }
+
+    /// Waits for the next frame and reads it as an `M`.
+    ///
+    /// Dropping the future loses nothing: the next call goes on with the bytes
+    /// that are already here.
+    ///
+    /// # Errors
+    ///
+    /// Refuses a body longer than `limit` bytes before it is received, and what
+    /// is no `M`; ends when `deadline` passes or the peer closes.
+    pub async fn read<M: DeserializeOwned>(
+        &mut self,
+        limit: usize,
+        deadline: Instant,
+    ) -> Result<M, WireError> {
+        timeout_at(deadline, self.next(limit)).await.map_err(|_| WireError::TooSlow)?
+    }
+
+    /// Waits for the next frame for as long as the connection lives.
+    ///
+    /// For frames that may come at any time; see [`read`](Self::read) for the rest.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](Self::read), without the deadline.
+    pub async fn next<M: DeserializeOwned>(&mut self, limit: usize) -> Result<M, WireError> {
+        loop {
+            let wanted = self.decoder.wanted(limit).map_err(WireError::Malformed)?;
+            let chunk = self.stream.read_chunk(wanted, true).await;
+            let chunk = chunk.ok().flatten().ok_or(WireError::Closed)?;
+            let body = self.decoder.take(&mut &chunk.bytes[..], limit);
+            if let Some(body) = body.map_err(WireError::Malformed)? {
+                return frame::read(&body).map_err(WireError::Malformed);
+            }
+        }
+    }
+
+    /// Gives the stream back. Between two frames nothing is left behind here.
+    pub fn into_inner(self) -> quinn::RecvStream {
+        self.stream
+    }
+}
+
+impl fmt::Debug for FrameReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The decoder may hold half a password.
+        f.debug_struct("FrameReader").field("stream", &self.stream.id()).finish_non_exhaustive()
+    }
+}
+
+/// Writes frames to a stream.
+#[derive(Debug)]
+pub struct FrameWriter {
+    stream: quinn::SendStream,
+}
+
+impl FrameWriter {
+    /// Starts where the stream stands.
+    pub fn new(stream: quinn::SendStream) -> Self {
+        Self { stream }
+    }
+
+    /// Writes a message as one frame and returns once quinn has taken all of it.
+    ///
+    /// After an error, or when the future is dropped, the stream may end in the
+    /// middle of a frame and is of no more use.
+    ///
+    /// # Errors
+    ///
+    /// Refuses a body longer than `limit` bytes; ends when `deadline` passes or
+    /// the peer closes.
+    pub async fn write<M: Serialize + Sync>(
+        &mut self,
+        message: &M,
+        limit: usize,
+        deadline: Instant,
+    ) -> Result<(), WireError> {
+        let frame = frame::write(message, limit).map_err(WireError::Unsendable)?;
+        let written = timeout_at(deadline, self.stream.write_all(&frame)).await;
+        written.map_err(|_| WireError::TooSlow)?.map_err(|_| WireError::Closed)
+    }
+
+    /// Ends the stream and waits until the peer has everything.
+    ///
+    /// # Errors
+    ///
+    /// Ends when `deadline` passes, or the peer closes without having it all.
+    pub async fn finish(mut self, deadline: Instant) -> Result<(), WireError> {
+        self.stream.finish().map_err(|_| WireError::Closed)?;
+        match timeout_at(deadline, self.stream.stopped()).await {
+            Err(_) => Err(WireError::TooSlow),
+            Ok(Ok(None)) => Ok(()),
+            Ok(Ok(Some(_)) | Err(_)) => Err(WireError::Closed),
+        }
+    }
+
+    /// Gives the stream back, for raw bytes after the last frame.
+    pub fn into_inner(self) -> quinn::SendStream {
+        self.stream
+    }
+}
