@@ -19,7 +19,7 @@ use quinn::{Incoming, VarInt};
 use tegata_proto::proof::{EXPORTER_LABEL, EXPORTER_LEN};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info};
+use tracing::{Instrument as _, debug, debug_span, info};
 
 use self::budget::{Answer, Budget, Slot};
 use crate::metrics::{EdgeMetrics, Refusal, RefusedLabels, RoleLabels};
@@ -31,6 +31,9 @@ pub use self::budget::Limits;
 
 /// By when a handshake must be complete.
 pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
+
+/// By when a handler should have the first frame of a connection.
+pub const FIRST_FRAME_DEADLINE: Duration = Duration::from_secs(5);
 
 /// How long closed connections may take to say so before the socket goes.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -109,6 +112,7 @@ pub struct Endpoint {
     local: SocketAddr,
     grace: Duration,
     door: Arc<Door>,
+    tasks: Tasks,
 }
 
 /// What each connection's task needs.
@@ -116,7 +120,6 @@ struct Door {
     roles: Vec<Role>,
     budget: Arc<Budget>,
     metrics: EdgeMetrics,
-    tasks: Tasks,
 }
 
 impl Endpoint {
@@ -127,11 +130,13 @@ impl Endpoint {
     /// # Errors
     ///
     /// Refuses roles without or with equal ALPNs; fails without the socket.
+    #[expect(clippy::needless_pass_by_value, reason = "the caller is to keep no copy of the key")]
     pub fn bind(
         config: EndpointConfig,
         roles: Vec<Role>,
         metrics: EdgeMetrics,
     ) -> Result<Self, BindError> {
+        let EndpointConfig { listen, reset_key, limits, grace } = config;
         let mut alpns: Vec<_> = roles.iter().map(|role| role.alpn).collect();
         alpns.sort_unstable();
         alpns.dedup();
@@ -142,20 +147,18 @@ impl Endpoint {
         let crypto = tls::server_config(shown).map_err(BindError::Tls)?;
         let crypto = QuicServerConfig::try_from(crypto)
             .expect("the provider has TLS_AES_128_GCM_SHA256, which QUIC starts with");
-        let (endpoint, server) = transport::configure(&config.reset_key, Arc::new(crypto));
+        let (config, server) = transport::configure(&reset_key, Arc::new(crypto));
 
-        let listen = config.listen;
         let failed = |source| BindError::Socket { listen, source };
         let socket = transport::socket(listen).map_err(failed)?;
         let runtime = Arc::new(quinn::TokioRuntime);
-        let socket =
-            quinn::Endpoint::new(endpoint, Some(server), socket, runtime).map_err(failed)?;
+        let socket = quinn::Endpoint::new(config, Some(server), socket, runtime).map_err(failed)?;
         let local = socket.local_addr().map_err(failed)?;
 
         let tasks = Tasks::new(metrics.panics.clone());
-        let budget = Budget::new(config.limits);
-        let door = Arc::new(Door { roles, budget, metrics, tasks });
-        Ok(Self { socket, local, grace: config.grace, door })
+        let budget = Budget::new(limits);
+        let door = Arc::new(Door { roles, budget, metrics });
+        Ok(Self { socket, local, grace, door, tasks })
     }
 
     /// Returns the address it listens on, with the port that it was given.
@@ -180,7 +183,7 @@ impl Endpoint {
             }
         }
         self.socket.set_server_config(None);
-        self.door.tasks.end(Instant::now() + self.grace).await;
+        self.tasks.end(Instant::now() + self.grace).await;
         self.socket.close(CLOSE_DONE, b"");
         let _all_have_heard = timeout(FAREWELL, self.socket.wait_idle()).await;
         info!(listen = %self.local, "Endpoint closed");
@@ -194,7 +197,8 @@ impl Endpoint {
             Answer::Accept(slot) => {
                 let closing = cancelled.child_token();
                 let task = Arc::clone(door).serve(incoming, remote, slot, closing);
-                door.tasks.spawn("connection", task);
+                let task = task.instrument(debug_span!("connection", %remote));
+                self.tasks.spawn("connection", task);
             }
             Answer::Retry => {
                 door.metrics.retried.inc();
@@ -232,8 +236,8 @@ impl Door {
         self.metrics.handshake.observe(begun.elapsed().as_secs_f64());
 
         let mut exporter = [0; EXPORTER_LEN];
-        let exported = connection.export_keying_material(&mut exporter, EXPORTER_LABEL, b"");
-        let (Some(role), Ok(())) = (self.role(&connection), exported) else {
+        let keyed = connection.export_keying_material(&mut exporter, EXPORTER_LABEL, b"");
+        let (Some(role), Ok(())) = (self.role(&connection), keyed) else {
             return self.refused(remote, Refusal::Handshake);
         };
         let labels = RoleLabels { alpn: String::from_utf8_lossy(role.alpn).into_owned() };

@@ -1,8 +1,9 @@
 //! What the door counts, and the registry that everybody counts in.
 
+use std::fmt::{self, Write as _};
 use std::sync::atomic::AtomicU64;
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -26,7 +27,7 @@ pub fn registry(program: &'static str, version: &'static str) -> Registry {
 }
 
 /// Why a connection was not taken in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Refusal {
     /// All connections that the server allows are open.
     Full,
@@ -40,6 +41,19 @@ pub enum Refusal {
     Handshake,
     /// The handshake took too long.
     TooSlow,
+}
+
+impl EncodeLabelValue for Refusal {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        encoder.write_str(match self {
+            Self::Full => "full",
+            Self::SourceFull => "source_full",
+            Self::Handshakes => "handshakes",
+            Self::SourceHandshakes => "source_handshakes",
+            Self::Handshake => "handshake",
+            Self::TooSlow => "too_slow",
+        })
+    }
 }
 
 /// Labels of [`EdgeMetrics::refused`].

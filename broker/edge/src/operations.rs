@@ -38,13 +38,13 @@ const BODY_LIMIT: usize = 64 * 1024;
 const HEAD_LIMIT: usize = 16 * 1024;
 
 /// By when the head of a request must be here.
-const HEAD_DEADLINE: Duration = Duration::from_secs(10);
+const HEAD_DEADLINE: Duration = Duration::from_secs(5);
 
 /// By when a request must be answered, its body received included.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(30);
 
 /// How long a connection is kept, however busy.
-const CONNECTION_LIFE: Duration = Duration::from_secs(600);
+const CONNECTION_LIFE: Duration = Duration::from_mins(10);
 
 /// Connections open at once; more wait in the kernel's queue.
 const CONNECTIONS: usize = 64;

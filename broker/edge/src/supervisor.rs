@@ -5,27 +5,27 @@
 //! go, one a connection: a panic there ends that one only, and is counted.
 //! Neither lets a task outlive it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
-use tokio::task::{Id, JoinError, JoinSet};
+use tokio::task::{Id, JoinSet};
 use tokio::time::{Instant, timeout_at};
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{Instrument as _, error, info, warn};
+use tracing::{Instrument as _, error, info, info_span, warn};
 
 /// When a task is asked to stop: lower stages first, each after the one before
 /// it has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Stage(pub u8);
 
-/// A task ended that should have run until it was asked to stop.
+/// How a task went wrong.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Unasked {
-    /// It returned.
+pub enum TaskError {
+    /// It returned before it was asked to stop.
     #[error("task {task} returned without being asked")]
     Returned {
         /// Name of the task.
@@ -37,6 +37,12 @@ pub enum Unasked {
         /// Name of the task.
         task: &'static str,
     },
+    /// It was asked to stop and did not.
+    #[error("task {task} did not stop in time")]
+    Stuck {
+        /// Name of the task.
+        task: &'static str,
+    },
 }
 
 /// The tasks that a program is made of.
@@ -44,7 +50,7 @@ pub enum Unasked {
 pub struct Supervisor {
     running: JoinSet<()>,
     placed: HashMap<Id, (&'static str, Stage)>,
-    stages: std::collections::BTreeMap<Stage, CancellationToken>,
+    stages: BTreeMap<Stage, CancellationToken>,
 }
 
 impl Supervisor {
@@ -64,7 +70,7 @@ impl Supervisor {
         F: Future<Output = ()> + Send + 'static,
     {
         let cancelled = self.stages.entry(stage).or_default().clone();
-        let body = body(cancelled).instrument(tracing::info_span!("task", name = task));
+        let body = body(cancelled).instrument(info_span!("task", name = task));
         let id = self.running.spawn(body).id();
         self.placed.insert(id, (task, stage));
     }
@@ -74,75 +80,65 @@ impl Supervisor {
     ///
     /// # Errors
     ///
-    /// Names the task that ended without being asked.
+    /// Names the first task that went wrong.
     pub async fn run(
         mut self,
         stop: impl Future<Output = ()>,
         grace: Duration,
-    ) -> Result<(), Unasked> {
-        let outcome = tokio::select! {
+    ) -> Result<(), TaskError> {
+        let mut wrong = tokio::select! {
             biased;
-            unasked = self.first_end() => Err(unasked),
-            () = stop => Ok(()),
+            ended = self.next_end() => Some(ended.1),
+            () = stop => None,
         };
-        if let Err(unasked) = &outcome {
-            error!(error = %unasked, "A task ended unasked, all are stopped");
+        if let Some(error) = &wrong {
+            error!(%error, "A task ended unasked, all are stopped");
         }
-        self.drain(grace).await;
+        for (stage, cancelled) in std::mem::take(&mut self.stages) {
+            cancelled.cancel();
+            if let Err(error) = self.drain(stage, Instant::now() + grace).await {
+                error!(%error, "A task went wrong while all are stopped");
+                wrong.get_or_insert(error);
+            }
+        }
+        // What is stuck is dropped with the set, at its next await.
+        wrong.map_or(Ok(()), Err)
+    }
+
+    /// Waits until no task of this stage is left.
+    async fn drain(&mut self, stage: Stage, deadline: Instant) -> Result<(), TaskError> {
+        let mut outcome = Ok(());
+        while let Some(task) = self.first_of(stage) {
+            match timeout_at(deadline, self.next_end()).await {
+                Ok((of, TaskError::Returned { task })) if of <= stage => info!(task, "Stopped"),
+                Ok((_, wrong)) => outcome = outcome.and(Err(wrong)),
+                Err(_) => return outcome.and(Err(TaskError::Stuck { task })),
+            }
+        }
         outcome
     }
 
-    /// Waits for a task that ends although nobody asked it to.
-    async fn first_end(&mut self) -> Unasked {
-        match self.running.join_next_with_id().await {
-            Some(ended) => self.ended(ended).1,
+    fn first_of(&self, stage: Stage) -> Option<&'static str> {
+        self.placed.values().find(|(_, of)| *of == stage).map(|(task, _)| *task)
+    }
+
+    /// Waits for the next task that ends, asked or not.
+    async fn next_end(&mut self) -> (Stage, TaskError) {
+        let (id, panicked) = match self.running.join_next_with_id().await {
+            Some(Ok((id, ()))) => (id, false),
+            Some(Err(error)) => (error.id(), error.is_panic()),
             // Without a task there is none that could end.
             None => std::future::pending().await,
-        }
-    }
-
-    async fn drain(mut self, grace: Duration) {
-        for (stage, cancelled) in std::mem::take(&mut self.stages) {
-            let deadline = Instant::now() + grace;
-            cancelled.cancel();
-            while self.placed.values().any(|(_, of)| *of <= stage) {
-                match timeout_at(deadline, self.running.join_next_with_id()).await {
-                    Ok(Some(ended)) => {
-                        let (of, how) = self.ended(ended);
-                        match how {
-                            Unasked::Returned { task } if of <= stage => info!(task, "Stopped"),
-                            Unasked::Returned { .. } | Unasked::Panicked { .. } => {
-                                error!(error = %how, "A task ended badly while others were stopped");
-                            }
-                        }
-                    }
-                    Ok(None) => break,
-                    Err(_) => {
-                        for (task, _) in self.placed.values().filter(|(_, of)| *of <= stage) {
-                            warn!(task, "Did not stop in time");
-                        }
-                        break;
-                    }
-                }
-            }
-        }
-        self.running.shutdown().await;
-    }
-
-    fn ended(&mut self, ended: Result<(Id, ()), JoinError>) -> (Stage, Unasked) {
-        let (id, panicked) = match &ended {
-            Ok((id, ())) => (*id, false),
-            Err(error) => (error.id(), error.is_panic()),
         };
         let (task, stage) = self.placed.remove(&id).expect("every task is placed when it starts");
-        (stage, if panicked { Unasked::Panicked { task } } else { Unasked::Returned { task } })
+        (stage, if panicked { TaskError::Panicked { task } } else { TaskError::Returned { task } })
     }
 }
 
 /// Starts the tasks that come and go. Clones share one set.
 ///
-/// When [`end`](Self::end) is called, or the last clone outside the tasks
-/// themselves is dropped, what still runs is dropped at its next await.
+/// When [`end`](Self::end) gives up, or the last clone is dropped, what still
+/// runs is dropped at its next await. So a task must hold no clone itself.
 #[derive(Debug, Clone)]
 pub struct Tasks {
     shared: Arc<Shared>,
@@ -153,17 +149,13 @@ struct Shared {
     tracker: TaskTracker,
     abort: CancellationToken,
     panics: Counter,
-    _abort_on_drop: DropGuard,
 }
 
 impl Tasks {
     /// Starts with none. Each panic adds one to `panics`.
     pub fn new(panics: Counter) -> Self {
         let abort = CancellationToken::new();
-        let _abort_on_drop = abort.clone().drop_guard();
-        Self {
-            shared: Arc::new(Shared { tracker: TaskTracker::new(), abort, panics, _abort_on_drop }),
-        }
+        Self { shared: Arc::new(Shared { tracker: TaskTracker::new(), abort, panics }) }
     }
 
     /// Starts a task in the span that is current. After [`end`](Self::end) it
@@ -199,6 +191,12 @@ impl Tasks {
     }
 }
 
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.abort.cancel();
+    }
+}
+
 /// Counts a panic of the task that holds it, while that task unwinds.
 struct PanicWatch {
     task: &'static str,
@@ -210,6 +208,115 @@ impl Drop for PanicWatch {
         if std::thread::panicking() {
             self.panics.inc();
             error!(task = self.task, "A task panicked, the others go on");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    /// Far longer than anything here takes.
+    const GRACE: Duration = Duration::from_secs(20);
+
+    fn log() -> (Arc<Mutex<Vec<&'static str>>>, impl Fn(&'static str) + Clone) {
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let write = {
+            let log = Arc::clone(&log);
+            move |line| log.lock().unwrap().push(line)
+        };
+        (log, write)
+    }
+
+    fn obedient(
+        supervisor: &mut Supervisor,
+        task: &'static str,
+        stage: u8,
+        write: impl Fn(&'static str) + Send + 'static,
+    ) {
+        supervisor.spawn(task, Stage(stage), |cancelled| async move {
+            cancelled.cancelled().await;
+            tokio::task::yield_now().await;
+            write(task);
+        });
+    }
+
+    #[tokio::test]
+    async fn stages_stop_one_after_the_other() {
+        let (log, write) = log();
+        let mut supervisor = Supervisor::new();
+        obedient(&mut supervisor, "last", 9, write.clone());
+        obedient(&mut supervisor, "first", 0, write.clone());
+        obedient(&mut supervisor, "middle", 5, write);
+        assert_eq!(supervisor.run(async {}, GRACE).await, Ok(()));
+        assert_eq!(*log.lock().unwrap(), ["first", "middle", "last"]);
+    }
+
+    #[tokio::test]
+    async fn a_task_that_returns_unasked_ends_all() {
+        let (log, write) = log();
+        let mut supervisor = Supervisor::new();
+        obedient(&mut supervisor, "good", 1, write);
+        supervisor.spawn("hasty", Stage(2), |_| async {});
+        let ended = supervisor.run(std::future::pending(), GRACE).await;
+        assert_eq!(ended, Err(TaskError::Returned { task: "hasty" }));
+        assert_eq!(*log.lock().unwrap(), ["good"]);
+    }
+
+    #[tokio::test]
+    async fn a_task_that_panics_ends_all() {
+        let (log, write) = log();
+        let mut supervisor = Supervisor::new();
+        obedient(&mut supervisor, "good", 1, write);
+        supervisor.spawn("bad", Stage(0), |_| async { panic!("as asked") });
+        let ended = supervisor.run(std::future::pending(), GRACE).await;
+        assert_eq!(ended, Err(TaskError::Panicked { task: "bad" }));
+        assert_eq!(*log.lock().unwrap(), ["good"]);
+    }
+
+    #[tokio::test]
+    async fn a_task_that_does_not_stop_is_named_and_dropped() {
+        let (log, write) = log();
+        let mut supervisor = Supervisor::new();
+        let (dropped, gone) = tokio::sync::oneshot::channel::<()>();
+        supervisor.spawn("deaf", Stage(0), |_| async move {
+            let _dropped = dropped;
+            std::future::pending::<()>().await;
+        });
+        obedient(&mut supervisor, "good", 1, write);
+        let ended = supervisor.run(async {}, Duration::from_millis(20)).await;
+        assert_eq!(ended, Err(TaskError::Stuck { task: "deaf" }));
+        assert_eq!(*log.lock().unwrap(), ["good"], "the next stage stops all the same");
+        timeout_at(Instant::now() + GRACE, gone).await.expect("dropped").unwrap_err();
+    }
+
+    #[tokio::test]
+    async fn a_panic_among_many_is_counted_and_ends_no_other() {
+        let panics = Counter::default();
+        let tasks = Tasks::new(panics.clone());
+        let (sender, answer) = tokio::sync::oneshot::channel();
+        tasks.spawn("bad", async { panic!("as asked") });
+        tasks.spawn("good", async move { sender.send(1).unwrap() });
+        tasks.end(Instant::now() + GRACE).await;
+        assert_eq!((answer.await, panics.get()), (Ok(1), 1));
+    }
+
+    #[tokio::test]
+    async fn no_task_outlives_its_set() {
+        for end in [true, false] {
+            let tasks = Tasks::new(Counter::default());
+            let (held, gone) = tokio::sync::oneshot::channel::<()>();
+            tasks.spawn("deaf", async move {
+                let _held = held;
+                std::future::pending::<()>().await;
+            });
+            if end {
+                tasks.end(Instant::now()).await;
+            }
+            drop(tasks);
+            timeout_at(Instant::now() + GRACE, gone).await.expect("dropped").unwrap_err();
         }
     }
 }

@@ -4,6 +4,7 @@
 //! neither end a line nor change what a terminal or a reader shows: every
 //! control and direction character is written as `\uXXXX`.
 
+use std::fmt::Write as _;
 use std::io::{self, Write};
 
 use tracing_subscriber::EnvFilter;
@@ -81,7 +82,7 @@ impl<W: Write> Write for OneLineWriter<W> {
                 line.push(character);
             } else {
                 // All of them are in the basic plane, so this is JSON as well.
-                line.push_str(&format!("\\u{:04x}", u32::from(character)));
+                write!(line, "\\u{:04x}", u32::from(character)).map_err(io::Error::other)?;
             }
         }
         line.push('\n');
@@ -99,4 +100,60 @@ fn is_harmless(character: char) -> bool {
     let turns = matches!(character,
         '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     !character.is_control() && !turns
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Page(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Page {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// What a peer might call itself.
+    const NASTY: &str = "a\nINFO forged\r\u{1b}[2J\u{202e}\u{2028}\u{9b}${jndi:x}\"\\ 佐藤";
+
+    fn logged(format: Format) -> String {
+        let page = Page::default();
+        let place = page.clone();
+        let subscriber =
+            tracing_subscriber::fmt().with_ansi(false).with_writer(OneLine(move || place.clone()));
+        let event = || {
+            let _span = tracing::info_span!("login", user = %NASTY).entered();
+            tracing::info!(shown = %NASTY, debug = ?NASTY, "{NASTY}");
+        };
+        match format {
+            Format::Plain => tracing::subscriber::with_default(subscriber.finish(), event),
+            Format::Json => tracing::subscriber::with_default(subscriber.json().finish(), event),
+        }
+        String::from_utf8(page.0.lock().unwrap().clone()).unwrap()
+    }
+
+    #[test]
+    fn an_event_is_one_line_whatever_a_peer_calls_itself() {
+        for format in [Format::Plain, Format::Json] {
+            let text = logged(format);
+            let line = text.strip_suffix('\n').expect("a whole line");
+            assert!(line.chars().all(is_harmless), "{format:?}: {line:?}");
+            assert!(line.contains("佐藤"), "{format:?}: {line}");
+        }
+    }
+
+    #[test]
+    fn json_gives_back_what_the_peer_said() {
+        let event: serde_json::Value = serde_json::from_str(&logged(Format::Json)).unwrap();
+        assert_eq!(event["fields"]["shown"], NASTY);
+        assert_eq!(event["span"]["user"], NASTY);
+    }
 }

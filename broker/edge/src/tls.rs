@@ -67,3 +67,36 @@ impl ResolvesServerCert for RoleResolver {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rustls::{ClientConfig, ClientConnection, PeerIncompatible, RootCertStore};
+
+    use super::*;
+
+    #[test]
+    fn tls_1_2_is_not_spoken() {
+        let server = server_config(Vec::new()).unwrap();
+        let mut server = rustls::ServerConnection::new(Arc::new(server)).unwrap();
+        let old = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_protocol_versions(&[&rustls::version::TLS12])
+            .unwrap()
+            .with_root_certificates(RootCertStore::empty())
+            .with_no_client_auth();
+        let name = "localhost".try_into().unwrap();
+        let mut client = ClientConnection::new(Arc::new(old), name).unwrap();
+        let mut hello = Vec::new();
+        client.write_tls(&mut hello).unwrap();
+        server.read_tls(&mut &hello[..]).unwrap();
+        let refused = server.process_new_packets().unwrap_err();
+        let old = rustls::Error::PeerIncompatible(PeerIncompatible::Tls12NotOfferedOrEnabled);
+        assert_eq!(refused, old);
+    }
+
+    #[test]
+    fn the_cheapest_suite_comes_first() {
+        let suites = provider().cipher_suites.clone();
+        assert_eq!(suites[0].suite(), rustls::CipherSuite::TLS13_AES_128_GCM_SHA256);
+        assert!(suites.iter().all(|suite| suite.tls13().is_some()));
+    }
+}

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use aws_lc_rs::{hkdf, hmac};
 use quinn::{IdleTimeout, NoneTokenLog, TransportConfig, ValidationTokenConfig, VarInt};
+use quinn_proto::HashedConnectionIdGenerator;
 use socket2::{Domain, Protocol, Socket, Type};
 use tracing::warn;
 
@@ -50,6 +51,12 @@ const SOCKET_BUFFER: usize = 4 * 1024 * 1024;
 /// Names the use of the node's key for Retry tokens.
 const RETRY_KEY_SALT: &[u8] = b"tegata retry token v1";
 
+/// Names the use of the node's key for connection ids.
+const CONNECTION_ID_LABEL: &[u8] = b"tegata connection id v1";
+
+/// QUIC version 1 (RFC 9000), and no draft.
+const QUIC_VERSIONS: [u32; 1] = [1];
+
 fn transport() -> TransportConfig {
     let mut config = TransportConfig::default();
     config
@@ -69,6 +76,8 @@ fn transport() -> TransportConfig {
 /// Builds quinn's two halves from the node's key and the TLS configuration.
 ///
 /// The key makes stateless resets and Retry tokens, so both survive a restart.
+/// It also marks connection ids as ours: quinn resets only what bears that mark,
+/// and would otherwise draw a new one at each start.
 pub(super) fn configure(
     node_key: &[u8; 64],
     crypto: Arc<quinn::crypto::rustls::QuicServerConfig>,
@@ -90,7 +99,16 @@ pub(super) fn configure(
         .max_incoming(WAITING)
         .incoming_buffer_size(WAITING_BUFFER)
         .incoming_buffer_size_total(WAITING_BUFFERS);
-    (quinn::EndpointConfig::new(Arc::new(reset_key)), server)
+
+    let mut mark = [0; size_of::<u64>()];
+    let tag = hmac::sign(&reset_key, CONNECTION_ID_LABEL);
+    mark.copy_from_slice(&tag.as_ref()[..size_of::<u64>()]);
+    let mark = u64::from_be_bytes(mark);
+    let mut endpoint = quinn::EndpointConfig::new(Arc::new(reset_key));
+    endpoint
+        .supported_versions(QUIC_VERSIONS.to_vec())
+        .cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(mark)));
+    (endpoint, server)
 }
 
 /// Opens the one socket of an address. An IPv6 one takes IPv6 only, so that IPv4

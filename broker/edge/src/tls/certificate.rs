@@ -22,7 +22,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 use crate::metrics::{EdgeMetrics, RoleLabels};
 
 /// How often the files are looked at.
-const RELOAD_EVERY: Duration = Duration::from_secs(60);
+const RELOAD_EVERY: Duration = Duration::from_mins(1);
 
 /// Longest file that is read, in bytes.
 const FILE_LIMIT: u64 = 256 * 1024;
@@ -188,7 +188,7 @@ impl RoleCertificate {
         &self.id
     }
 
-    /// Returns the SHA-256 of the current certificate's SubjectPublicKeyInfo.
+    /// Returns the SHA-256 of the current certificate's `SubjectPublicKeyInfo`.
     pub fn spki_sha256(&self) -> Sha256 {
         self.current.load().spki_sha256
     }
