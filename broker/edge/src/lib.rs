@@ -17,3 +17,5 @@ pub mod tls;
 pub mod wire;
 
 pub use endpoint::{Endpoint, EndpointConfig, Handler, Limits, Link, Role};
+
+pub mod network;
