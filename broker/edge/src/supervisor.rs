@@ -313,7 +313,8 @@ mod tests {
                 std::future::pending::<()>().await;
             });
             if end {
-                tasks.end(Instant::now()).await;
+                let end = tasks.end(Instant::now());
+                timeout_at(Instant::now() + GRACE, end).await.expect("it gives up");
             }
             drop(tasks);
             timeout_at(Instant::now() + GRACE, gone).await.expect("dropped").unwrap_err();

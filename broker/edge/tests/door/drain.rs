@@ -3,12 +3,9 @@
 use std::time::Duration;
 
 use quinn::ConnectionError;
-use serde_json::json;
 use tegata_edge::Limits;
-use tegata_edge::wire::FrameWriter;
-use tokio::time::Instant;
 
-use crate::house::{FIRST, FRAME_LIMIT, GOING_AWAY, House, ask, loopback, within};
+use crate::house::{FIRST, GOING_AWAY, House, ask, loopback, within};
 
 #[tokio::test]
 async fn handlers_are_asked_to_end_and_nobody_else_comes_in() {
@@ -30,11 +27,7 @@ async fn a_handler_that_does_not_end_is_dropped_after_the_grace_period() {
     let house = House::new();
     let mut server = house.open_at(loopback(), Limits::default(), Duration::from_millis(50));
     let connection = house.visitor(&[FIRST]).connect(server.address).await;
-    let (send, _receive) = connection.open_bi().await.unwrap();
-    let soon = Instant::now() + Duration::from_secs(10);
-    let mut writer = FrameWriter::new(send);
-    writer.write(&json!({ "say": "hang" }), FRAME_LIMIT, soon).await.unwrap();
-    writer.finish(soon).await.unwrap();
+    ask(&connection, "be deaf").await.unwrap();
     server.stop.cancel();
     within(server.stopped.wait_for(|stopped| *stopped)).await.unwrap();
     let closed = within(connection.closed()).await;

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -216,28 +217,38 @@ struct Echo;
 #[async_trait]
 impl Handler for Echo {
     async fn serve(&self, link: Link) {
+        let deaf = AtomicBool::new(false);
         let conversation = async {
             while let Ok((send, receive)) = link.connection.accept_bi().await {
-                converse(&link, FrameReader::new(receive), FrameWriter::new(send)).await;
+                converse(&link, &deaf, FrameReader::new(receive), FrameWriter::new(send)).await;
             }
         };
         tokio::select! {
-            () = link.closing.cancelled() => link.connection.close(GOING_AWAY, b""),
+            () = link.closing.cancelled() => {
+                if deaf.load(Ordering::Relaxed) {
+                    std::future::pending::<()>().await;
+                }
+                link.connection.close(GOING_AWAY, b"");
+            }
             () = conversation => {}
         }
     }
 }
 
-async fn converse(link: &Link, mut reader: FrameReader, mut writer: FrameWriter) {
+async fn converse(
+    link: &Link,
+    deaf: &AtomicBool,
+    mut reader: FrameReader,
+    mut writer: FrameWriter,
+) {
     loop {
         let deadline = Instant::now() + PATIENCE;
         let answer = match reader.read::<Value>(FRAME_LIMIT, deadline).await {
             Ok(word) if word["say"] == "panic" => panic!("as asked"),
-            // Deaf to the request to end, and to everything else.
-            Ok(word) if word["say"] == "hang" => loop {
-                link.closing.cancelled().await;
-                std::future::pending::<()>().await;
-            },
+            Ok(word) if word["say"] == "be deaf" => {
+                deaf.store(true, Ordering::Relaxed);
+                word
+            }
             Ok(word) if word["say"] == "exporter" => json!(link.exporter),
             Ok(word) if word["say"] == "remote" => json!(link.remote.to_string()),
             Ok(word) => word,
