@@ -244,7 +244,11 @@ async fn converse(
     loop {
         let deadline = Instant::now() + PATIENCE;
         let answer = match reader.read::<Value>(FRAME_LIMIT, deadline).await {
-            Ok(word) if word["say"] == "panic" => panic!("as asked"),
+            Ok(word) if word["say"] == "panic" => {
+                // As if another task still held it.
+                std::mem::forget(link.connection.clone());
+                panic!("as asked")
+            }
             Ok(word) if word["say"] == "be deaf" => {
                 deaf.store(true, Ordering::Relaxed);
                 word
