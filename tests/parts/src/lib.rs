@@ -1,1 +1,20 @@
-//! Placeholder.
+//! Real parts for tests: directories, desktops, viewers and the screens they paint on.
+//!
+//! Every part is an owned handle. Starting one picks free ports, waits (bounded) until the part
+//! answers, and fails with the Debian package to install when a program is missing. Dropping it
+//! ends exactly the processes it started and removes its folder; a guard process does the same for a
+//! test that is killed. Nothing here knows Tegata: this crate depends on none of its crates.
+
+pub mod ca;
+pub mod colour;
+pub mod fake;
+mod folder;
+pub mod freerdp;
+mod guard;
+mod package;
+pub mod port;
+pub mod process;
+pub mod screen;
+pub mod slapd;
+mod wait;
+pub mod xrdp;

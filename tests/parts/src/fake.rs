@@ -1,0 +1,195 @@
+//! Servers that play a desktop with one habit. Each listens on a loopback port of its own and
+//! ends with its handle.
+
+use std::{
+    io::{self, Read, Write},
+    net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread::{self, JoinHandle},
+};
+
+use anyhow::Result;
+
+/// A listening TCP server.
+pub struct FakeDesktop {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    listener: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    closing: AtomicBool,
+    accepted: AtomicUsize,
+    open: Mutex<Vec<TcpStream>>,
+}
+
+impl FakeDesktop {
+    /// Sends `greeting` to whoever connects, then everything back that it receives.
+    ///
+    /// # Errors
+    ///
+    /// When no port can be bound.
+    pub fn echo(greeting: &'static [u8]) -> Result<Self> {
+        Self::start(move |stream| {
+            stream.write_all(greeting)?;
+            let mut reader = stream.try_clone()?;
+            io::copy(&mut reader, stream).map(drop)
+        })
+    }
+
+    /// Accepts connections and says nothing, ever.
+    ///
+    /// # Errors
+    ///
+    /// When no port can be bound.
+    pub fn silent() -> Result<Self> {
+        Self::start(|stream| io::copy(stream, &mut io::sink()).map(drop))
+    }
+
+    /// Answers an RDP client's first packet by choosing standard RDP security, under which
+    /// nobody looks at a certificate, then says nothing (MS-RDPBCGR 2.2.1.2.1).
+    ///
+    /// # Errors
+    ///
+    /// When no port can be bound.
+    pub fn standard_rdp_security() -> Result<Self> {
+        const CONFIRM: [u8; 19] = [
+            3, 0, 0, 19, // TPKT: version 3, 19 bytes
+            14, 0xd0, 0, 0, 0x12, 0x34, 0, // X.224 connection confirm
+            2, 0, 8, 0, 0, 0, 0, 0, // negotiation response, selectedProtocol 0
+        ];
+        Self::start(|stream| {
+            let mut tpkt = [0; 4];
+            stream.read_exact(&mut tpkt)?;
+            let length = u64::from(u16::from_be_bytes([tpkt[2], tpkt[3]]));
+            io::copy(&mut stream.take(length.saturating_sub(4)), &mut io::sink())?;
+            stream.write_all(&CONFIRM)?;
+            io::copy(stream, &mut io::sink()).map(drop)
+        })
+    }
+
+    fn start<F>(habit: F) -> Result<Self>
+    where
+        F: Fn(&mut TcpStream) -> io::Result<()> + Send + Sync + 'static,
+    {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, crate::port::free_tcp()?))?;
+        let address = listener.local_addr()?;
+        let shared = Arc::new(Shared::default());
+        let habit = Arc::new(habit);
+        let listener = thread::spawn({
+            let shared = Arc::clone(&shared);
+            move || {
+                while let Ok((mut stream, _)) = listener.accept() {
+                    if shared.closing.load(Ordering::SeqCst) {
+                        break;
+                    }
+                    let Ok(copy) = stream.try_clone() else { break };
+                    shared.open.lock().unwrap_or_else(PoisonError::into_inner).push(copy);
+                    shared.accepted.fetch_add(1, Ordering::SeqCst);
+                    let habit = Arc::clone(&habit);
+                    thread::spawn(move || {
+                        // A client that goes away ends its own connection only.
+                        let _ = habit(&mut stream);
+                        let _ = stream.shutdown(Shutdown::Both);
+                    });
+                }
+            }
+        });
+        Ok(Self { address, shared, listener: Some(listener) })
+    }
+
+    /// Returns where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Returns how many connections it has accepted so far.
+    pub fn accepted(&self) -> usize {
+        self.shared.accepted.load(Ordering::SeqCst)
+    }
+
+    /// Closes every connection, as a desktop that crashes does, and goes on listening.
+    pub fn hang_up(&self) {
+        for stream in self.shared.open.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+impl Drop for FakeDesktop {
+    fn drop(&mut self) {
+        self.shared.closing.store(true, Ordering::SeqCst);
+        // Wakes the listener, which then sees that it is over.
+        let _ = TcpStream::connect(self.address);
+        if let Some(listener) = self.listener.take() {
+            let _ = listener.join();
+        }
+        self.hang_up();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn connect(desktop: &FakeDesktop) -> TcpStream {
+        let stream = TcpStream::connect(desktop.address()).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        stream
+    }
+
+    fn read<const N: usize>(stream: &mut TcpStream) -> [u8; N] {
+        let mut bytes = [0; N];
+        stream.read_exact(&mut bytes).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn an_echo_greets_and_repeats_until_it_hangs_up() {
+        let desktop = FakeDesktop::echo(b"moin").unwrap();
+        let mut stream = connect(&desktop);
+        assert_eq!(&read::<4>(&mut stream), b"moin");
+        stream.write_all(b"abc").unwrap();
+        assert_eq!(&read::<3>(&mut stream), b"abc");
+        desktop.hang_up();
+        assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0);
+        assert_eq!(desktop.accepted(), 1);
+    }
+
+    #[test]
+    fn a_silent_desktop_accepts_and_says_nothing() {
+        let desktop = FakeDesktop::silent().unwrap();
+        let mut stream = connect(&desktop);
+        stream.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        stream.write_all(b"anybody there?").unwrap();
+        let error = stream.read(&mut [0; 1]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn a_dropped_desktop_refuses_connections() {
+        let desktop = FakeDesktop::silent().unwrap();
+        let address = desktop.address();
+        let mut stream = connect(&desktop);
+        drop(desktop);
+        assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0, "an open connection is closed");
+        assert!(TcpStream::connect(address).is_err());
+    }
+
+    #[test]
+    fn a_desktop_of_old_security_chooses_protocol_zero() {
+        let desktop = FakeDesktop::standard_rdp_security().unwrap();
+        let mut stream = connect(&desktop);
+        // A connection request that offers TLS and NLA.
+        stream.write_all(&[3, 0, 0, 19, 14, 0xe0, 0, 0, 0, 0, 0, 1, 0, 8, 0, 3, 0, 0, 0]).unwrap();
+        let answer: [u8; 19] = read(&mut stream);
+        assert_eq!(answer[5], 0xd0, "a connection confirm");
+        assert_eq!(answer[15..], [0, 0, 0, 0], "selectedProtocol");
+    }
+}
