@@ -1,3 +1,7 @@
-//! What the broker needs from outside, each a trait with its contract suite.
+//! What the broker needs from outside, each a trait.
+//!
+//! A port with more than one side has its contract suite beside it, which runs
+//! against every adapter.
 
+pub mod directory;
 pub mod store;
