@@ -1,4 +1,4 @@
 //! Tegata's control plane: logins, assignment, tickets, pools, the admin API.
-//! Tegata's control plane: logins, assignment, tickets, pools and the admin API.
 
+pub mod adapters;
 pub mod ports;
