@@ -1,0 +1,301 @@
+//! Kept connections of one kind, over several servers.
+//!
+//! Servers are tried in their order. One that failed rests for a moment, so
+//! that a login does not wait for it again, and is then tried by one caller at
+//! a time. People's binds have a pool apart from searches, because a bind
+//! changes who a connection speaks for.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use ldap3::LdapResult;
+use rustls::ClientConfig;
+use tegata_proto::id::RealmName;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::{Instant, timeout};
+
+use super::answer::{Code, SUCCESS};
+use super::config::{LdapLimits, ServerUrl};
+use super::connection::{Answer, Connection, Failure, Search};
+use super::{Misfit, failed, within};
+use crate::ports::directory::{DirectoryError, NonEmptyPassword};
+
+/// How long a server that failed is left alone.
+const REST: Duration = Duration::from_secs(2);
+
+/// How long an unused connection is kept; shorter than the memory of a
+/// firewall, which would swallow the next request without a word.
+const IDLE_MAX: Duration = Duration::from_mins(1);
+
+/// A server and how it does, shared by the pools of a realm.
+pub(super) struct Server {
+    url: ServerUrl,
+    resting_until: Mutex<Option<Instant>>,
+}
+
+impl Server {
+    pub(super) fn new(url: ServerUrl) -> Self {
+        Self { url, resting_until: Mutex::new(None) }
+    }
+
+    /// Tells whether the caller may try this server. After a rest that is one
+    /// caller; the others wait for what it learns.
+    fn may_be_tried(&self, now: Instant) -> bool {
+        let mut resting = self.resting_until.lock().unwrap_or_else(PoisonError::into_inner);
+        match *resting {
+            None => true,
+            Some(until) if until > now => false,
+            Some(_) => {
+                *resting = Some(now + REST);
+                true
+            }
+        }
+    }
+
+    fn rests(&self) {
+        *self.resting_until.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(Instant::now() + REST);
+    }
+
+    fn answered(&self) {
+        *self.resting_until.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+/// Who a connection speaks for as soon as it is open.
+pub(super) struct Login {
+    pub(super) dn: String,
+    pub(super) password: NonEmptyPassword,
+}
+
+/// No server may be tried just now.
+#[derive(Debug, thiserror::Error)]
+#[error("every server failed less than {REST:?} ago")]
+struct AllResting;
+
+/// Connections of one kind.
+pub(super) struct Pool {
+    realm: RealmName,
+    servers: Arc<[Server]>,
+    tls: Arc<ClientConfig>,
+    login: Option<Login>,
+    limits: LdapLimits,
+    /// Those using a connection.
+    users: Semaphore,
+    /// Those using a connection or waiting for one.
+    callers: Semaphore,
+    /// By server, the one used last at the back.
+    idle: Mutex<Vec<VecDeque<(Instant, Connection)>>>,
+}
+
+/// A connection in use. Dropping it closes it; [`Line::keep`] does not.
+pub(super) struct Line<'a> {
+    pool: &'a Pool,
+    permits: [SemaphorePermit<'a>; 2],
+    server: usize,
+    connection: Connection,
+    /// Whether the connection was used before.
+    used: bool,
+}
+
+impl Pool {
+    pub(super) fn new(
+        realm: RealmName,
+        servers: Arc<[Server]>,
+        tls: Arc<ClientConfig>,
+        login: Option<Login>,
+        limits: LdapLimits,
+    ) -> Self {
+        let connections = usize::from(limits.connections);
+        let idle = servers.iter().map(|_| VecDeque::new()).collect();
+        Self {
+            realm,
+            servers,
+            tls,
+            login,
+            limits,
+            users: Semaphore::new(connections),
+            callers: Semaphore::new(connections + usize::from(limits.waiting)),
+            idle: Mutex::new(idle),
+        }
+    }
+
+    /// Returns a connection to the first server that can be reached.
+    pub(super) async fn line(&self, deadline: Instant) -> Result<Line<'_>, DirectoryError> {
+        let permits = self.permits(deadline).await?;
+        self.connected(permits, deadline).await
+    }
+
+    /// Searches on the first server that answers.
+    pub(super) async fn search(
+        &self,
+        search: &Search,
+        deadline: Instant,
+    ) -> Result<Answer, DirectoryError> {
+        let mut last = None;
+        // A server is given up after a kept and a fresh connection have failed.
+        for _ in 0..2 * self.servers.len() {
+            let permits = self.permits(deadline).await?;
+            let line = match self.connected(permits, deadline).await {
+                Ok(line) => line,
+                Err(error) => return Err(last.unwrap_or(error)),
+            };
+            let server = line.server;
+            match line.search(search, deadline).await {
+                Ok((_, answer)) if answer.code.is_transient() => {
+                    let failure = Failure::Broken(Misfit::Search(answer.code).into());
+                    last = Some(self.server_failed(server, failure));
+                }
+                Ok((line, answer)) => {
+                    if answer.is_usable() {
+                        line.keep();
+                    }
+                    return Ok(answer);
+                }
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.unwrap_or_else(|| self.all_resting()))
+    }
+
+    fn all_resting(&self) -> DirectoryError {
+        DirectoryError::Unavailable { realm: self.realm.clone(), source: AllResting.into() }
+    }
+
+    async fn permits(&self, deadline: Instant) -> Result<[SemaphorePermit<'_>; 2], DirectoryError> {
+        let busy = || DirectoryError::Busy { realm: self.realm.clone() };
+        let caller = self.callers.try_acquire().map_err(|_| busy())?;
+        let user = timeout(within(self.limits.patience, deadline), self.users.acquire()).await;
+        Ok([user.map_err(|_| busy())?.map_err(|_| busy())?, caller])
+    }
+
+    async fn connected<'a>(
+        &'a self,
+        permits: [SemaphorePermit<'a>; 2],
+        deadline: Instant,
+    ) -> Result<Line<'a>, DirectoryError> {
+        let mut last = None;
+        for (n, server) in self.servers.iter().enumerate() {
+            if !server.may_be_tried(Instant::now()) {
+                continue;
+            }
+            while let Some(mut connection) = self.take_idle(n) {
+                if connection.is_open().await {
+                    return Ok(Line { pool: self, permits, server: n, connection, used: true });
+                }
+            }
+            match self.open(&server.url, deadline).await {
+                Ok(connection) => {
+                    server.answered();
+                    return Ok(Line { pool: self, permits, server: n, connection, used: false });
+                }
+                Err(failure) => last = Some(self.server_failed(n, failure)),
+            }
+        }
+        Err(last.unwrap_or_else(|| self.all_resting()))
+    }
+
+    async fn open(&self, url: &ServerUrl, deadline: Instant) -> Result<Connection, Failure> {
+        let limit = within(self.limits.connect, deadline);
+        let opened = Instant::now();
+        let connection = Connection::open(url, Arc::clone(&self.tls), limit).await?;
+        let Some(login) = &self.login else { return Ok(connection) };
+        let limit = limit.saturating_sub(opened.elapsed());
+        let (connection, result) = connection.bind(&login.dn, &login.password, limit).await?;
+        match Code::from(result) {
+            Code { number: SUCCESS, .. } => Ok(connection),
+            code if code.is_transient() => Err(Failure::Broken(Misfit::Bind(code).into())),
+            code => Err(Failure::ServiceRefused(code)),
+        }
+    }
+
+    fn server_failed(&self, server: usize, failure: Failure) -> DirectoryError {
+        let Server { url, .. } = &self.servers[server];
+        self.servers[server].rests();
+        self.idle()[server].clear();
+        let error = failed(&self.realm, url, failure);
+        tracing::warn!(
+            realm = %self.realm,
+            server = %url,
+            error = &error as &dyn std::error::Error,
+            "Directory server failed",
+        );
+        error
+    }
+
+    fn take_idle(&self, server: usize) -> Option<Connection> {
+        let mut idle = self.idle();
+        let (since, connection) = idle[server].pop_back()?;
+        if since.elapsed() < IDLE_MAX {
+            return Some(connection);
+        }
+        idle[server].clear();
+        None
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<VecDeque<(Instant, Connection)>>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Line<'_> {
+    /// Tries a password as an entry, once.
+    pub(super) async fn bind(
+        self,
+        dn: &str,
+        password: &NonEmptyPassword,
+        deadline: Instant,
+    ) -> Result<(Self, LdapResult), DirectoryError> {
+        let Self { pool, permits, server, connection, used } = self;
+        let limit = within(pool.limits.operation, deadline);
+        match connection.bind(dn, password, limit).await {
+            Ok((connection, result)) => {
+                pool.servers[server].answered();
+                Ok((Self { pool, permits, server, connection, used }, result))
+            }
+            Err(failure) => Err(pool.line_failed(server, used, failure)),
+        }
+    }
+
+    /// Searches as whoever is bound.
+    pub(super) async fn search(
+        self,
+        search: &Search,
+        deadline: Instant,
+    ) -> Result<(Self, Answer), DirectoryError> {
+        let Self { pool, permits, server, connection, used } = self;
+        let limit = within(pool.limits.operation, deadline);
+        match connection.search(search.clone(), limit).await {
+            Ok((connection, answer)) => {
+                pool.servers[server].answered();
+                Ok((Self { pool, permits, server, connection, used }, answer))
+            }
+            Err(failure) => Err(pool.line_failed(server, used, failure)),
+        }
+    }
+
+    /// Keeps the connection for the next caller. Only for one whose last answer
+    /// was complete and what was expected.
+    pub(super) fn keep(self) {
+        let mut idle = self.pool.idle();
+        let idle = &mut idle[self.server];
+        let old = idle.iter().take_while(|(since, _)| since.elapsed() >= IDLE_MAX).count();
+        idle.drain(..old);
+        idle.push_back((Instant::now(), self.connection));
+    }
+}
+
+impl Pool {
+    /// A server that closed a kept connection has not failed: it may have been
+    /// restarted, or have closed what was idle.
+    fn line_failed(&self, server: usize, used: bool, failure: Failure) -> DirectoryError {
+        match failure {
+            Failure::Broken(_) if used => {
+                self.idle()[server].clear();
+                failed(&self.realm, &self.servers[server].url, failure)
+            }
+            failure => self.server_failed(server, failure),
+        }
+    }
+}
