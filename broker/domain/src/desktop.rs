@@ -1,8 +1,11 @@
 //! A desktop of a pool: who holds it, and when somebody else may.
 //!
 //! Keeps the first three invariants: one holder at a time, and a next one only
-//! after the pool's rule for reuse was seen to be met. What was not observed did
-//! not happen.
+//! after the pool's rule for reuse was seen to be met. A log-off that was not
+//! observed did not happen; a connection that was not ruled out did.
+//!
+//! The events of sessions reach a desktop through [`crate::assignment`], which
+//! fences the late ones.
 
 use std::collections::BTreeSet;
 
@@ -16,7 +19,8 @@ use crate::time::Timestamp;
 /// One desktop, as far as decisions go.
 ///
 /// INVARIANT: `holder` is someone exactly while the state is `Assigned`,
-/// `Recycling` or `Draining`; `epoch` never falls and rises with each new holder.
+/// `Recycling` or `Draining`; `epoch` never falls and rises with each new holder;
+/// a desktop that is `Starting` or `Ready` is not `used`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Desktop {
     /// Where it stands.
@@ -27,7 +31,8 @@ pub struct Desktop {
     pub epoch: Epoch,
     /// The one session that may hold links to it.
     pub session: Option<SessionId>,
-    /// Whether anybody was connected to it since it was last clean.
+    /// Whether anybody may have been connected to it since it was last clean. A
+    /// desktop that an administrator gave an owner counts as used from the start.
     pub used: bool,
     /// The certificate that it must show; learnt once.
     pub pin: Option<Sha256>,
@@ -48,7 +53,7 @@ pub struct Holder {
 pub enum State {
     /// It has not answered a probe since it was last looked for.
     Starting,
-    /// It is free, and answered its last probe.
+    /// It is free. A probe saw it answer, and none has failed since it is free.
     Ready {
         /// Since when; the longest idle is assigned first.
         since: Timestamp,
@@ -93,6 +98,16 @@ pub enum Probe {
     Failed,
 }
 
+/// What a desktop's operating system said when it was asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Observation {
+    /// The accounts that are logged on.
+    pub logged_on: BTreeSet<String>,
+    /// When it was asked, taken before the question left. The answer tells
+    /// nothing of what came later.
+    pub asked: Timestamp,
+}
+
 /// What happened to a desktop.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
@@ -101,18 +116,24 @@ pub enum Event {
     /// It is assigned to a person.
     Claimed(Holder),
     /// Its holder comes back by a new login.
-    Returned,
+    Returned {
+        /// Their account in its operating system, as far as it is known now.
+        account: Option<String>,
+    },
     /// A ticket of its assignment was redeemed by this session.
     Redeemed(SessionId),
-    /// A gateway connected to it.
+    /// A gateway connected to it, or may have.
     Attached,
     /// A gateway could not connect to it.
     DialFailed,
     /// No session of its assignment is left.
     Released,
-    /// Its operating system was asked; these accounts are logged on.
-    Observed(BTreeSet<String>),
-    /// The pool lists it no longer.
+    /// Its operating system was asked who is logged on.
+    Observed(Observation),
+    /// The pool lists it again.
+    Listed,
+    /// The pool lists it no longer. An administrator who does that answers for
+    /// what is left on it: if it is listed again later, it is as new.
     Withdrawn {
         /// Whether a session on it is not over.
         in_use: bool,
@@ -146,8 +167,8 @@ impl Desktop {
     pub fn listed(pin: Option<Sha256>, owner: Option<UserId>) -> Self {
         let holder = owner.map(|user| Holder { user, account: None });
         let state = if holder.is_some() { State::Assigned } else { State::Starting };
-        let epoch = Epoch(u64::from(holder.is_some()));
-        Self { state, holder, epoch, session: None, used: false, pin }
+        let used = holder.is_some();
+        Self { state, holder, epoch: Epoch(u64::from(used)), session: None, used, pin }
     }
 
     /// Moves the desktop on by one event, as seen at `now`.
@@ -165,12 +186,13 @@ impl Desktop {
             Event::Probed(Probe::Answered(certificate)) => self.answered(certificate, now),
             Event::Probed(Probe::Failed) => self.silent(),
             Event::Claimed(holder) => return self.claimed(holder),
-            Event::Returned => return self.returned(),
+            Event::Returned { account } => return self.returned(account, rules),
             Event::Redeemed(session) => return self.redeemed(session),
             Event::Attached => return self.attached(),
             Event::DialFailed => self.dial_failed(now),
             Event::Released => return Ok(self.released(rules, now)),
-            Event::Observed(accounts) => self.observed(&accounts, rules, now),
+            Event::Observed(observation) => self.observed(&observation, rules, now),
+            Event::Listed => self.listed_again(),
             Event::Withdrawn { in_use } => return Ok(self.withdrawn(in_use)),
             Event::PinAccepted(pin) => self.pin_accepted(pin),
         }
@@ -187,8 +209,21 @@ impl Desktop {
     /// Where the holder's account is not known, nobody at all may be.
     pub fn is_seen_logged_off(&self, logged_on: &BTreeSet<String>) -> bool {
         match self.holder.as_ref().and_then(|holder| holder.account.as_ref()) {
-            Some(account) => !logged_on.iter().any(|other| other.eq_ignore_ascii_case(account)),
+            Some(account) => !logged_on.iter().any(|other| same_account(other, account)),
             None => logged_on.is_empty(),
+        }
+    }
+
+    /// Tells whether its last holder has had the pool's grace since their last
+    /// session to log off, and has to be logged off.
+    pub fn is_overdue(&self, rules: Rules, now: Timestamp) -> bool {
+        match self.state {
+            State::Recycling { since } => since.after(rules.grace) <= now,
+            State::Starting
+            | State::Ready { .. }
+            | State::Assigned
+            | State::Draining
+            | State::Quarantined { .. } => false,
         }
     }
 
@@ -234,8 +269,6 @@ impl Desktop {
                 self.state = State::Assigned;
                 self.epoch.0 += 1;
                 self.holder = Some(holder);
-                self.session = None;
-                self.used = false;
                 Ok(vec![])
             }
             State::Starting
@@ -246,17 +279,26 @@ impl Desktop {
         }
     }
 
-    fn returned(&mut self) -> Result<Vec<Effect>, Refused> {
+    fn returned(&mut self, account: Option<String>, rules: Rules) -> Result<Vec<Effect>, Refused> {
         match self.state {
-            State::Assigned | State::Draining => Ok(vec![]),
-            State::Recycling { .. } => {
-                self.state = State::Assigned;
-                Ok(vec![])
-            }
+            State::Assigned | State::Draining => {}
+            State::Recycling { .. } => self.state = State::Assigned,
             State::Starting | State::Ready { .. } | State::Quarantined { .. } => {
-                Err(self.refuse(Event::Returned))
+                return Err(self.refuse(Event::Returned { account }));
             }
         }
+        if let Some(holder) = &mut self.holder {
+            holder.account = match (rules.kind, self.used) {
+                (Kind::Dedicated, _) | (Kind::Floating, false) => account,
+                // Two names of one person may both be logged on: then only a
+                // desktop with nobody on it is seen logged off.
+                (Kind::Floating, true) => holder
+                    .account
+                    .take()
+                    .filter(|known| account.is_some_and(|now| same_account(&now, known))),
+            };
+        }
+        Ok(vec![])
     }
 
     fn redeemed(&mut self, session: SessionId) -> Result<Vec<Effect>, Refused> {
@@ -286,6 +328,7 @@ impl Desktop {
 
     fn dial_failed(&mut self, now: Timestamp) {
         match self.state {
+            // What the person has on a used one is worth more than another try.
             State::Assigned if !self.used => self.quarantine(Quarantine::Unreachable, now),
             State::Assigned
             | State::Starting
@@ -302,7 +345,10 @@ impl Desktop {
                 self.session = None;
                 match (rules.kind, rules.reuse, self.used) {
                     (Kind::Dedicated, _, _) => vec![],
-                    (Kind::Floating, _, false) => self.freed(now),
+                    (Kind::Floating, _, false) => {
+                        self.freed(now);
+                        vec![]
+                    }
                     (Kind::Floating, Reuse::Never, true) => {
                         self.quarantine(Quarantine::Used, now);
                         vec![]
@@ -321,20 +367,35 @@ impl Desktop {
         }
     }
 
-    fn observed(&mut self, logged_on: &BTreeSet<String>, rules: Rules, now: Timestamp) {
-        match (self.state, rules.reuse) {
-            (State::Recycling { .. }, Reuse::AfterLogoff) if self.is_seen_logged_off(logged_on) => {
-                self.freed(now);
+    fn observed(&mut self, observation: &Observation, rules: Rules, now: Timestamp) {
+        match self.state {
+            State::Recycling { since }
+                if since <= observation.asked
+                    && self.is_seen_logged_off(&observation.logged_on) =>
+            {
+                match rules.reuse {
+                    Reuse::AfterLogoff => self.freed(now),
+                    // The pool's rule was changed meanwhile.
+                    Reuse::Never => self.quarantine(Quarantine::Used, now),
+                }
             }
-            (
-                State::Starting
-                | State::Ready { .. }
-                | State::Assigned
-                | State::Recycling { .. }
-                | State::Draining
-                | State::Quarantined { .. },
-                Reuse::Never | Reuse::AfterLogoff,
-            ) => {}
+            State::Starting
+            | State::Ready { .. }
+            | State::Assigned
+            | State::Recycling { .. }
+            | State::Draining
+            | State::Quarantined { .. } => {}
+        }
+    }
+
+    fn listed_again(&mut self) {
+        match self.state {
+            State::Draining => self.state = State::Assigned,
+            State::Starting
+            | State::Ready { .. }
+            | State::Assigned
+            | State::Recycling { .. }
+            | State::Quarantined { .. } => {}
         }
     }
 
@@ -368,12 +429,11 @@ impl Desktop {
         }
     }
 
-    fn freed(&mut self, now: Timestamp) -> Vec<Effect> {
+    fn freed(&mut self, now: Timestamp) {
         self.state = State::Ready { since: now };
         self.holder = None;
         self.session = None;
         self.used = false;
-        vec![]
     }
 
     fn quarantine(&mut self, reason: Quarantine, since: Timestamp) {
@@ -386,3 +446,12 @@ impl Desktop {
         Refused { state: self.state, event }
     }
 }
+
+/// Directories and operating systems disagree about case, and the case that
+/// decides here is "still logged on".
+fn same_account(one: &str, other: &str) -> bool {
+    one.to_lowercase() == other.to_lowercase()
+}
+
+#[cfg(test)]
+mod tests;

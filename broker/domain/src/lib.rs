@@ -5,10 +5,12 @@
 //! calls these functions inside its transactions, the flows and reconcilers
 //! carry out the effects afterwards.
 //!
-//! [`session`] and [`desktop`] are the two state machines; [`pool`] says how
-//! they are configured, [`entitlement`] who may use what, [`placement`] which
+//! [`session`] and [`desktop`] are the two state machines, [`assignment`] joins
+//! them: it is what a store loads, steps and writes back. [`pool`] says how they
+//! are configured, [`entitlement`] who may use what, [`placement`] which
 //! desktop a person gets, [`ticket`] when a right is good, [`queue`] who waits.
 
+pub mod assignment;
 pub mod desktop;
 pub mod entitlement;
 pub mod placement;

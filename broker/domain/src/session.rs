@@ -1,8 +1,13 @@
 //! A user's stay on a desktop: from the ticket to the log-off.
 //!
 //! Decides what a session becomes when a link comes or goes, when somebody ends
-//! it, and when a deadline passes. It knows nothing of the desktop's own state;
-//! what the desktop has to do comes out as [`Effect`]s.
+//! it, and when a deadline passes. It knows neither the desktop nor the other
+//! sessions on it; what they have to do comes out as [`Effect`]s, which
+//! [`crate::assignment`] carries over to them.
+//!
+//! A gateway reports that a link is gone only after it has let the desktop go.
+//! Until then a session is not over, whatever was wished in the meantime: so a
+//! desktop that is handed on has nobody left on its wire.
 
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -91,17 +96,18 @@ pub enum Event {
     Redeemed,
     /// The gateway reached the desktop and carries the link.
     Attached,
-    /// The gateway could not reach the desktop.
+    /// The gateway could not reach the desktop, and has connected nobody to it.
     DialFailed,
-    /// The thin client went away first.
+    /// The link is gone, and the thin client went first.
     LinkLost,
-    /// The desktop closed first.
+    /// The link is gone, and the desktop closed first.
     DesktopClosed,
-    /// The viewer or the desktop says that the person logged off.
+    /// The link is gone, and the viewer said that the person logged off; or the
+    /// desktop was asked about a session without a link, and said so.
     LoggedOff,
-    /// The link is to be closed; the desktop stays the person's.
+    /// The link shall be closed; the desktop stays the person's.
     Disconnected,
-    /// The session is to end.
+    /// The session shall end.
     EndWanted(Cause),
     /// The gateway confirms that nothing of it is left there.
     Closed,
@@ -116,10 +122,15 @@ pub enum Effect {
     CloseLinks(Code),
     /// The desktop is asked who is logged on.
     AskOccupancy,
+    /// The desktop counts as used: a gateway reached it, or may have.
+    Reached,
+    /// The desktop is told that a gateway could not reach it.
+    Unreachable,
     /// The desktop is handed back, unless another session of the same
     /// assignment lives.
     Release,
-    /// Whoever is still logged on at the desktop is logged off there.
+    /// Whoever is still logged on at the desktop is logged off there, where
+    /// handing it back has to wait for that.
     LogOff,
 }
 
@@ -161,19 +172,25 @@ impl State {
     ///
     /// # Errors
     ///
-    /// Refuses an event that does not fit; the state is then unchanged, but for
-    /// a deadline that the caller settles with [`Event::Tick`].
+    /// Refuses an event that does not fit. The caller keeps the state it had; an
+    /// overdue deadline is then settled by the next [`Event::Tick`].
     pub fn step(
         self,
         event: Event,
         rules: Rules,
         now: Timestamp,
     ) -> Result<(Self, Vec<Effect>), Refused> {
-        let Some((settled, mut effects)) = self.settled(now) else {
-            return self.moved(event, rules, now);
-        };
+        let (settled, mut effects) = self.settled(now).unwrap_or((self, vec![]));
         let (next, more) = settled.moved(event, rules, now)?;
         effects.extend(more);
+
+        // The word of a gateway may come late or never, and by then somebody may
+        // have logged on. Only its word that the dial failed says otherwise.
+        let was_starting = matches!(self, Self::Starting { .. });
+        let is_starting = matches!(next, Self::Starting { .. });
+        if was_starting && !is_starting && !effects.contains(&Effect::Unreachable) {
+            effects.insert(0, Effect::Reached);
+        }
         Ok((next, effects))
     }
 
@@ -213,20 +230,27 @@ impl State {
             }
 
             (Self::Starting { .. }, Event::Attached) => (Self::Active, vec![]),
-            (Self::Starting { .. }, Event::DialFailed) => ended(Cause::DesktopUnreachable),
-            (Self::Starting { .. } | Self::Active, Event::LinkLost) => (detached, vec![]),
+            (Self::Starting { .. }, Event::DialFailed) => {
+                let (state, mut effects) = ended(Cause::DesktopUnreachable);
+                effects.insert(0, Effect::Unreachable);
+                (state, effects)
+            }
+            (Self::Starting { .. } | Self::Active, Event::LinkLost | Event::Closed) => {
+                (detached, vec![])
+            }
             (Self::Starting { .. } | Self::Active, Event::DesktopClosed) => {
                 (detached, vec![Effect::AskOccupancy])
             }
+            // It is detached once the gateway has said that the link is gone.
             (Self::Starting { .. } | Self::Active, Event::Disconnected) => {
-                (detached, vec![Effect::CloseLinks(Code::EndedByAdministrator)])
+                (self, vec![Effect::CloseLinks(Code::EndedByAdministrator)])
             }
             (Self::Starting { .. } | Self::Active, Event::EndWanted(cause)) => ending(cause),
             (Self::Starting { .. } | Self::Active | Self::Detached { .. }, Event::LoggedOff) => {
                 ended(Cause::LoggedOff)
             }
 
-            // The gateway's own report comes after the link was closed for it.
+            // What a gateway reports twice, by its link and by its list.
             (Self::Detached { .. }, Event::LinkLost | Event::Disconnected | Event::Closed) => {
                 (self, vec![])
             }
@@ -265,10 +289,9 @@ impl State {
                 | Event::Disconnected
                 | Event::Closed,
             )
-            | (Self::Starting { .. } | Self::Active, Event::Redeemed | Event::Closed)
+            | (Self::Starting { .. } | Self::Active | Self::Ending { .. }, Event::Redeemed)
             | (Self::Active, Event::Attached | Event::DialFailed)
             | (Self::Detached { .. }, Event::Redeemed | Event::Attached | Event::DialFailed)
-            | (Self::Ending { .. }, Event::Redeemed)
             | (Self::Ended { .. }, Event::Redeemed | Event::Disconnected) => {
                 return Err(Refused { state: self, event });
             }
@@ -284,3 +307,6 @@ fn ended(cause: Cause) -> (State, Vec<Effect>) {
 fn ending(cause: Cause) -> (State, Vec<Effect>) {
     (State::Ending { cause }, vec![Effect::CloseLinks(cause.code())])
 }
+
+#[cfg(test)]
+mod tests;

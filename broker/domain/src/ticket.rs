@@ -4,7 +4,7 @@
 //! session and the desktop as they stand at this instant, inside the transaction
 //! that redeems.
 
-use tegata_proto::claims::{Claims, LEEWAY_S};
+use tegata_proto::claims::{Claims, LEEWAY_S, TICKET_LIFE_S};
 use tegata_proto::code::Code;
 use tegata_proto::id::{LinkNumber, UserId};
 
@@ -36,7 +36,8 @@ pub fn judge(
     now: Timestamp,
 ) -> Result<(), Code> {
     let now_s = now.as_secs();
-    if claims.iat > now_s.saturating_add(LEEWAY_S) || claims.exp < claims.iat {
+    let life = claims.exp.checked_sub(claims.iat);
+    if claims.iat > now_s.saturating_add(LEEWAY_S) || life.is_none_or(|life| life > TICKET_LIFE_S) {
         return Err(Code::TicketInvalid);
     }
     if claims.exp.saturating_add(LEEWAY_S) < now_s {
@@ -70,3 +71,6 @@ pub fn judge(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

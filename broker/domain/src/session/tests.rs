@@ -1,0 +1,270 @@
+use super::*;
+use crate::pool::{Kind, Reuse};
+
+/// What a session makes of an event.
+#[derive(Debug, PartialEq)]
+enum Outcome {
+    Refuses,
+    Stays(Vec<Effect>),
+    Becomes(State, Vec<Effect>),
+}
+
+use Outcome::{Becomes, Refuses, Stays};
+
+/// One of each event, in the order of the columns of [`row`].
+const EVENTS: [Event; 10] = [
+    Event::Redeemed,
+    Event::Attached,
+    Event::DialFailed,
+    Event::LinkLost,
+    Event::DesktopClosed,
+    Event::LoggedOff,
+    Event::Disconnected,
+    Event::EndWanted(Cause::Administrator),
+    Event::Closed,
+    Event::Tick,
+];
+
+/// Breaks the build when an event is added: it needs a column.
+fn column(event: Event) -> usize {
+    match event {
+        Event::Redeemed => 0,
+        Event::Attached => 1,
+        Event::DialFailed => 2,
+        Event::LinkLost => 3,
+        Event::DesktopClosed => 4,
+        Event::LoggedOff => 5,
+        Event::Disconnected => 6,
+        Event::EndWanted(_) => 7,
+        Event::Closed => 8,
+        Event::Tick => 9,
+    }
+}
+
+/// The table: what a session that is not overdue makes of each of [`EVENTS`].
+///
+/// Breaks the build when a state is added: it needs a row.
+#[rustfmt::skip]
+fn row(state: State) -> [Outcome; EVENTS.len()] {
+    use Effect::{AskOccupancy, CloseLinks, Reached, Release, Unreachable};
+    let starting = State::Starting { until: NOW.after(STARTING_LIMIT) };
+    let detached = State::Detached { until: NOW.after(GRACE) };
+    let ending = |cause| State::Ending { cause };
+    let ended = |cause| State::Ended { cause };
+    let admin = Cause::Administrator;
+    match state {
+        State::Requested { .. } => [
+            /* Redeemed      */ Becomes(starting, vec![]),
+            /* Attached      */ Refuses,
+            /* DialFailed    */ Refuses,
+            /* LinkLost      */ Refuses,
+            /* DesktopClosed */ Refuses,
+            /* LoggedOff     */ Refuses,
+            /* Disconnected  */ Refuses,
+            /* EndWanted     */ Becomes(ended(admin), vec![Release]),
+            /* Closed        */ Refuses,
+            /* Tick          */ Stays(vec![]),
+        ],
+        State::Starting { .. } => [
+            /* Redeemed      */ Refuses,
+            /* Attached      */ Becomes(State::Active, vec![Reached]),
+            /* DialFailed    */ Becomes(ended(Cause::DesktopUnreachable), vec![Unreachable, Release]),
+            /* LinkLost      */ Becomes(detached, vec![Reached]),
+            /* DesktopClosed */ Becomes(detached, vec![Reached, AskOccupancy]),
+            /* LoggedOff     */ Becomes(ended(Cause::LoggedOff), vec![Reached, Release]),
+            /* Disconnected  */ Stays(vec![CloseLinks(Code::EndedByAdministrator)]),
+            /* EndWanted     */ Becomes(ending(admin), vec![Reached, CloseLinks(admin.code())]),
+            /* Closed        */ Becomes(detached, vec![Reached]),
+            /* Tick          */ Stays(vec![]),
+        ],
+        State::Active => [
+            /* Redeemed      */ Refuses,
+            /* Attached      */ Refuses,
+            /* DialFailed    */ Refuses,
+            /* LinkLost      */ Becomes(detached, vec![]),
+            /* DesktopClosed */ Becomes(detached, vec![AskOccupancy]),
+            /* LoggedOff     */ Becomes(ended(Cause::LoggedOff), vec![Release]),
+            /* Disconnected  */ Stays(vec![CloseLinks(Code::EndedByAdministrator)]),
+            /* EndWanted     */ Becomes(ending(admin), vec![CloseLinks(admin.code())]),
+            /* Closed        */ Becomes(detached, vec![]),
+            /* Tick          */ Stays(vec![]),
+        ],
+        State::Detached { .. } => [
+            /* Redeemed      */ Refuses,
+            /* Attached      */ Refuses,
+            /* DialFailed    */ Refuses,
+            /* LinkLost      */ Stays(vec![]),
+            /* DesktopClosed */ Stays(vec![AskOccupancy]),
+            /* LoggedOff     */ Becomes(ended(Cause::LoggedOff), vec![Release]),
+            /* Disconnected  */ Stays(vec![]),
+            /* EndWanted     */ Becomes(ended(admin), vec![Release]),
+            /* Closed        */ Stays(vec![]),
+            /* Tick          */ Stays(vec![]),
+        ],
+        State::Ending { cause } => [
+            /* Redeemed      */ Refuses,
+            /* Attached      */ Stays(vec![CloseLinks(cause.code())]),
+            /* DialFailed    */ Becomes(ended(cause), vec![Release]),
+            /* LinkLost      */ Becomes(ended(cause), vec![Release]),
+            /* DesktopClosed */ Becomes(ended(cause), vec![Release]),
+            /* LoggedOff     */ Becomes(ended(cause), vec![Release]),
+            /* Disconnected  */ Stays(vec![]),
+            /* EndWanted     */ Stays(vec![]),
+            /* Closed        */ Becomes(ended(cause), vec![Release]),
+            /* Tick          */ Stays(vec![]),
+        ],
+        State::Ended { cause } => [
+            /* Redeemed      */ Refuses,
+            /* Attached      */ Stays(vec![CloseLinks(cause.code())]),
+            /* DialFailed    */ Stays(vec![]),
+            /* LinkLost      */ Stays(vec![]),
+            /* DesktopClosed */ Stays(vec![]),
+            /* LoggedOff     */ Stays(vec![]),
+            /* Disconnected  */ Refuses,
+            /* EndWanted     */ Stays(vec![]),
+            /* Closed        */ Stays(vec![]),
+            /* Tick          */ Stays(vec![]),
+        ],
+    }
+}
+
+const NOW: Timestamp = Timestamp::from_millis(1_000_000);
+const SOON: Timestamp = Timestamp::from_millis(1_000_001);
+const GRACE: Duration = Duration::from_hours(8);
+const RULES: Rules = Rules { kind: Kind::Floating, reuse: Reuse::AfterLogoff, grace: GRACE };
+
+const CAUSES: [Cause; 6] = [
+    Cause::LoggedOff,
+    Cause::NeverAttached,
+    Cause::DesktopUnreachable,
+    Cause::GraceExpired,
+    Cause::TakenOver,
+    Cause::Administrator,
+];
+
+/// One of each state, with a deadline of `until` where it has one.
+fn states(until: Timestamp) -> Vec<State> {
+    let mut states = vec![
+        State::Requested { until },
+        State::Starting { until },
+        State::Active,
+        State::Detached { until },
+    ];
+    states.extend(CAUSES.map(|cause| State::Ending { cause }));
+    states.extend(CAUSES.map(|cause| State::Ended { cause }));
+    states
+}
+
+fn outcome(state: State, event: Event) -> Outcome {
+    match state.step(event, RULES, NOW) {
+        Err(refused) => {
+            assert_eq!(refused, Refused { state, event });
+            Refuses
+        }
+        Ok((next, effects)) if next == state => Stays(effects),
+        Ok((next, effects)) => Becomes(next, effects),
+    }
+}
+
+#[test]
+fn every_state_answers_every_event_as_the_table_says() {
+    for state in states(SOON) {
+        for (event, expected) in EVENTS.into_iter().zip(row(state)) {
+            assert_eq!(EVENTS[column(event)], event, "the columns are in order");
+            assert_eq!(outcome(state, event), expected, "{event:?} in {state:?}");
+        }
+    }
+}
+
+#[test]
+fn an_overdue_deadline_is_settled_before_any_event() {
+    use Effect::{CloseLinks, LogOff, Reached, Release};
+    let never = Cause::NeverAttached;
+    for until in [NOW, Timestamp::from_millis(1)] {
+        let overdue = [
+            (State::Requested { until }, State::Ended { cause: never }, vec![Release]),
+            (
+                State::Starting { until },
+                State::Ending { cause: never },
+                vec![Reached, CloseLinks(Code::TicketExpired)],
+            ),
+            (
+                State::Detached { until },
+                State::Ended { cause: Cause::GraceExpired },
+                vec![Release, LogOff],
+            ),
+        ];
+        for (state, settled, first) in overdue {
+            for (event, then) in EVENTS.into_iter().zip(row(settled)) {
+                let joined = |then| first.iter().copied().chain(then).collect::<Vec<_>>();
+                let expected = match then {
+                    Refuses => None,
+                    Stays(then) => Some((settled, joined(then))),
+                    Becomes(next, then) => Some((next, joined(then))),
+                };
+                let got = state.step(event, RULES, NOW).ok();
+                assert_eq!(got, expected, "{event:?} in overdue {state:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_state_is_overdue_from_its_deadline_on_and_not_a_millisecond_before() {
+    let requested = State::requested(NOW);
+    let last = Timestamp::from_millis(NOW.as_millis() + 34_999);
+    assert_eq!(requested.deadline(), Some(NOW.after(REQUESTED_LIMIT)));
+    let redeemed = requested.step(Event::Redeemed, RULES, last).expect("it is in time");
+    assert_eq!(redeemed, (State::Starting { until: last.after(STARTING_LIMIT) }, vec![]));
+    assert!(requested.step(Event::Redeemed, RULES, NOW.after(REQUESTED_LIMIT)).is_err());
+}
+
+#[test]
+fn states_without_a_deadline_wait_for_a_gateway() {
+    for state in states(SOON) {
+        let waits_for_time = match state {
+            State::Requested { .. } | State::Starting { .. } | State::Detached { .. } => true,
+            State::Active | State::Ending { .. } | State::Ended { .. } => false,
+        };
+        assert_eq!(state.deadline().is_some(), waits_for_time, "{state:?}");
+        assert_eq!(state.is_live(), !matches!(state, State::Ended { .. }), "{state:?}");
+    }
+}
+
+#[test]
+fn an_end_keeps_the_cause_that_came_first() {
+    for cause in CAUSES {
+        let (ending, effects) = State::Active.step(Event::EndWanted(cause), RULES, NOW).unwrap();
+        assert_eq!(effects, [Effect::CloseLinks(cause.code())]);
+        for other in CAUSES {
+            let again = ending.step(Event::EndWanted(other), RULES, NOW);
+            assert_eq!(again, Ok((ending, vec![])), "{other:?} after {cause:?}");
+        }
+        let over = ending.step(Event::Closed, RULES, NOW);
+        assert_eq!(over, Ok((State::Ended { cause }, vec![Effect::Release])));
+    }
+}
+
+#[test]
+fn an_attach_that_comes_after_the_end_closes_the_link() {
+    let starting = State::Starting { until: SOON };
+    let (ending, _) =
+        starting.step(Event::EndWanted(Cause::Administrator), RULES, NOW).expect("it may end");
+    let close = vec![Effect::CloseLinks(Code::EndedByAdministrator)];
+    assert_eq!(ending.step(Event::Attached, RULES, NOW), Ok((ending, close.clone())));
+
+    let (ended, _) = ending.step(Event::Closed, RULES, NOW).expect("the gateway confirms");
+    assert_eq!(ended.step(Event::Attached, RULES, NOW), Ok((ended, close)));
+}
+
+#[test]
+fn only_a_failed_dial_leaves_the_desktop_unused() {
+    for event in EVENTS {
+        let Ok((next, effects)) = (State::Starting { until: SOON }).step(event, RULES, NOW) else {
+            continue;
+        };
+        let left = !matches!(next, State::Starting { .. });
+        let counts_as_used = effects.contains(&Effect::Reached);
+        assert_eq!(counts_as_used, left && event != Event::DialFailed, "{event:?}");
+    }
+}

@@ -1,0 +1,172 @@
+use tegata_proto::claims::Confirmation;
+use tegata_proto::encoding::Bytes;
+use tegata_proto::id::{Epoch, SessionId, TicketId};
+use uuid::Uuid;
+
+use super::*;
+use crate::desktop::{Holder, Quarantine};
+use crate::session::{Cause, REQUESTED_LIMIT};
+
+/// When the ticket of these tests is issued, in Unix seconds.
+const ISSUED_S: u64 = 1_000;
+
+/// A good ticket at a good moment. Each test spoils one thing.
+struct Case {
+    claims: Claims,
+    link: LinkNumber,
+    owner: UserId,
+    state: session::State,
+    highest_link: LinkNumber,
+    desktop: Desktop,
+    now: Timestamp,
+}
+
+fn user(text: &str) -> UserId {
+    text.parse().expect("a user")
+}
+
+fn good() -> Case {
+    let sato = user("honsho/sato");
+    let issued = Timestamp::from_millis(ISSUED_S * 1_000);
+    Case {
+        claims: Claims {
+            iss: "tegata".into(),
+            aud: "default".parse().expect("a name"),
+            sub: sato.clone(),
+            sid: SessionId(Uuid::from_u128(1)),
+            epoch: Epoch(3),
+            jti: TicketId(Uuid::from_u128(2)),
+            iat: ISSUED_S,
+            exp: ISSUED_S + TICKET_LIFE_S,
+            cnf: Confirmation { jkt: Bytes([0; 32]) },
+        },
+        link: LinkNumber::FIRST,
+        owner: sato.clone(),
+        state: session::State::requested(issued),
+        highest_link: LinkNumber(0),
+        desktop: Desktop {
+            state: desktop::State::Assigned,
+            holder: Some(Holder { user: sato, account: None }),
+            epoch: Epoch(3),
+            session: None,
+            used: false,
+            pin: None,
+        },
+        now: issued,
+    }
+}
+
+fn verdict(spoil: impl FnOnce(&mut Case)) -> Result<(), Code> {
+    let mut case = good();
+    spoil(&mut case);
+    let session =
+        Standing { user: &case.owner, state: case.state, highest_link: case.highest_link };
+    judge(&case.claims, case.link, &session, &case.desktop, case.now)
+}
+
+#[test]
+fn a_good_ticket_is_good() {
+    assert_eq!(verdict(|_| ()), Ok(()));
+}
+
+#[test]
+fn a_ticket_of_another_person_or_epoch_opens_nothing() {
+    assert_eq!(verdict(|c| c.claims.sub = user("honsho/tanaka")), Err(Code::TicketInvalid));
+    assert_eq!(verdict(|c| c.claims.sub = user("gaikyoku/sato")), Err(Code::TicketInvalid));
+    for epoch in [0, 2, 4, u64::MAX] {
+        assert_eq!(verdict(|c| c.claims.epoch = Epoch(epoch)), Err(Code::SessionEnded), "{epoch}");
+        assert_eq!(verdict(|c| c.desktop.epoch = Epoch(epoch)), Err(Code::SessionEnded), "{epoch}");
+    }
+}
+
+#[test]
+fn the_desktop_has_to_be_the_persons_now() {
+    let since = Timestamp::from_millis(1);
+    let in_state = |state| verdict(|c| c.desktop.state = state);
+    assert_eq!(in_state(desktop::State::Assigned), Ok(()));
+    assert_eq!(in_state(desktop::State::Draining), Ok(()), "what runs is finished");
+    for state in [
+        desktop::State::Starting,
+        desktop::State::Ready { since },
+        desktop::State::Recycling { since },
+        desktop::State::Quarantined { reason: Quarantine::Unreachable, since },
+        desktop::State::Quarantined { reason: Quarantine::CertificateChanged, since },
+        desktop::State::Quarantined { reason: Quarantine::Used, since },
+    ] {
+        assert_eq!(in_state(state), Err(Code::SessionEnded), "{state:?}");
+    }
+    let tanaka = Holder { user: user("honsho/tanaka"), account: None };
+    assert_eq!(verdict(|c| c.desktop.holder = Some(tanaka)), Err(Code::SessionEnded));
+    assert_eq!(verdict(|c| c.desktop.holder = None), Err(Code::SessionEnded));
+}
+
+#[test]
+fn only_a_session_that_waits_for_its_ticket_takes_one() {
+    let until = Timestamp::from_millis(u64::MAX);
+    let in_state = |state| verdict(|c| c.state = state);
+    for (state, code) in [
+        (session::State::Starting { until }, Code::TicketUsed),
+        (session::State::Active, Code::TicketUsed),
+        (session::State::Detached { until }, Code::TicketUsed),
+        (session::State::Ending { cause: Cause::TakenOver }, Code::SessionEnded),
+        (session::State::Ended { cause: Cause::NeverAttached }, Code::SessionEnded),
+    ] {
+        assert_eq!(in_state(state), Err(code), "{state:?}");
+    }
+}
+
+#[test]
+fn the_session_waits_for_its_ticket_as_long_as_the_ticket_lives_and_no_longer() {
+    let at = |millis: u64| verdict(|c| c.now = Timestamp::from_millis(millis));
+    let end = ISSUED_S * 1_000 + u64::try_from(REQUESTED_LIMIT.as_millis()).expect("it fits");
+    assert_eq!(end, 1_035_000);
+    assert_eq!(at(end - 1), Ok(()));
+    assert_eq!(at(end), Err(Code::TicketExpired));
+}
+
+#[test]
+fn a_clock_may_be_off_by_the_leeway_and_not_by_a_second_more() {
+    // The session's own deadline is out of the way, so that the claims decide.
+    let at = |seconds: u64, spoil: fn(&mut Claims)| {
+        verdict(|c| {
+            c.state = session::State::Requested { until: Timestamp::from_millis(u64::MAX) };
+            c.now = Timestamp::from_millis(seconds * 1_000 + 999);
+            spoil(&mut c.claims);
+        })
+    };
+    let untouched = |_: &mut Claims| ();
+    assert_eq!(at(ISSUED_S - LEEWAY_S, untouched), Ok(()), "signed five seconds from now");
+    assert_eq!(at(ISSUED_S - LEEWAY_S - 1, untouched), Err(Code::TicketInvalid));
+
+    let end = ISSUED_S + TICKET_LIFE_S;
+    assert_eq!(at(end, untouched), Ok(()));
+    assert_eq!(at(end + LEEWAY_S, untouched), Ok(()), "over for five seconds");
+    assert_eq!(at(end + LEEWAY_S + 1, untouched), Err(Code::TicketExpired));
+}
+
+#[test]
+fn a_ticket_lives_from_its_issue_and_no_longer_than_the_limit() {
+    let with_exp = |exp: u64| verdict(|c| c.claims.exp = exp);
+    assert_eq!(with_exp(ISSUED_S), Ok(()), "a second is a life");
+    assert_eq!(with_exp(ISSUED_S - 1), Err(Code::TicketInvalid), "ends before it begins");
+    assert_eq!(with_exp(ISSUED_S + TICKET_LIFE_S + 1), Err(Code::TicketInvalid), "lives too long");
+    assert_eq!(with_exp(u64::MAX), Err(Code::TicketInvalid));
+    assert_eq!(verdict(|c| c.claims.iat = u64::MAX), Err(Code::TicketInvalid));
+    assert_eq!(verdict(|c| c.claims.iat = 0), Err(Code::TicketInvalid));
+}
+
+#[test]
+fn a_link_needs_a_number_above_the_highest() {
+    let judged = |link, highest| {
+        verdict(|c| {
+            c.link = LinkNumber(link);
+            c.highest_link = LinkNumber(highest);
+        })
+    };
+    assert_eq!(judged(0, 0), Err(Code::LinkStale), "the number of a login's proof");
+    assert_eq!(judged(1, 0), Ok(()));
+    assert_eq!(judged(1, 1), Err(Code::LinkStale));
+    assert_eq!(judged(2, 1), Ok(()));
+    assert_eq!(judged(9, 1), Ok(()), "attempts that never arrived leave gaps");
+    assert_eq!(judged(u64::MAX, u64::MAX), Err(Code::LinkStale));
+}
