@@ -9,6 +9,7 @@
 
 pub mod endpoint;
 pub mod metrics;
+pub mod network;
 pub mod operations;
 pub mod source;
 pub mod supervisor;
@@ -17,5 +18,3 @@ pub mod tls;
 pub mod wire;
 
 pub use endpoint::{Endpoint, EndpointConfig, Handler, Limits, Link, Role};
-
-pub mod network;

@@ -1,5 +1,4 @@
-//! Where a peer stands: the named classes of networks, and the prefix that an
-//! address is counted under.
+//! Where a peer stands: the named classes of networks.
 //!
 //! A class never changes the path; it feeds policy, statistics and the telework
 //! report. It is a place on a network, not proof of one.
@@ -8,19 +7,13 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::IpNet;
 
 /// Longest name of a class, in bytes.
 pub const CLASS_MAX: usize = 32;
 
 /// Name of the class of every address that is in no other.
 pub const CLASS_OTHER: &str = "other";
-
-/// How much of an IPv4 address is one peer, in bits.
-pub const PEER_V4_BITS: u8 = 32;
-
-/// How much of an IPv6 address is one peer, in bits.
-pub const PEER_V6_BITS: u8 = 64;
 
 /// The name of a kind of network, as in `office` or `telework`.
 ///
@@ -132,28 +125,6 @@ impl Default for NetworkClasses {
     }
 }
 
-/// What one peer is counted under: an IPv4 address, or an IPv6 /64.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Prefix(IpNet);
-
-impl Prefix {
-    /// Returns the prefix that holds `address`; an IPv4 address that is written
-    /// as IPv6 is counted as IPv4.
-    pub fn of(address: IpAddr) -> Self {
-        let net = match address.to_canonical() {
-            IpAddr::V4(v4) => Ipv4Net::new(v4, PEER_V4_BITS).map(IpNet::V4),
-            IpAddr::V6(v6) => Ipv6Net::new(v6, PEER_V6_BITS).map(IpNet::V6),
-        };
-        Self(net.expect("32 and 64 bits fit their addresses").trunc())
-    }
-}
-
-impl fmt::Display for Prefix {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -204,17 +175,5 @@ mod tests {
         let refused = NetworkClasses::new([twice, (class("home"), nets(&["10.7.0.0/8"]))]);
         let refused = refused.expect_err("10/8 is the office's");
         assert_eq!((refused.first, refused.second), (class("office"), class("home")));
-    }
-
-    #[test]
-    fn one_peer_is_an_ipv4_address_or_an_ipv6_network() {
-        for (address, prefix) in [
-            ("192.0.2.7", "192.0.2.7/32"),
-            ("::ffff:192.0.2.7", "192.0.2.7/32"),
-            ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
-        ] {
-            let address = address.parse().expect("an address");
-            assert_eq!(Prefix::of(address).to_string(), prefix);
-        }
     }
 }
