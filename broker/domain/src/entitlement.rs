@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 use tegata_proto::id::{RealmName, UserId};
 
+use crate::group::GroupName;
+
 /// A right to use a pool. There is no way to forbid: what is not granted is not
 /// allowed.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -14,8 +16,8 @@ pub enum Entitlement {
     Group {
         /// Whose directory.
         realm: RealmName,
-        /// The group as the directory adapter names it.
-        name: String,
+        /// The group, in its one spelling.
+        name: GroupName,
     },
     /// One person.
     User(UserId),
@@ -23,7 +25,7 @@ pub enum Entitlement {
 
 impl Entitlement {
     /// Tells whether the right covers a person with these groups.
-    pub fn covers(&self, user: &UserId, groups: &BTreeSet<String>) -> bool {
+    pub fn covers(&self, user: &UserId, groups: &BTreeSet<GroupName>) -> bool {
         match self {
             Self::Group { realm, name } => realm == user.realm() && groups.contains(name),
             Self::User(entitled) => entitled == user,
@@ -38,10 +40,10 @@ mod tests {
     #[test]
     fn a_group_of_another_realm_opens_nothing() {
         let sato: UserId = "honsho/1".parse().unwrap();
-        let groups = BTreeSet::from(["keiri".to_owned()]);
+        let groups = BTreeSet::from([GroupName::new("keiri").unwrap()]);
         let group = |realm: &str| Entitlement::Group {
             realm: realm.parse().unwrap(),
-            name: "keiri".to_owned(),
+            name: GroupName::new("KEIRI").unwrap(),
         };
         assert!(group("honsho").covers(&sato, &groups));
         assert!(!group("gaikyoku").covers(&sato, &groups));

@@ -13,6 +13,7 @@
 pub mod assignment;
 pub mod desktop;
 pub mod entitlement;
+pub mod group;
 pub mod placement;
 pub mod pool;
 pub mod queue;

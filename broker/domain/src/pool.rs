@@ -13,6 +13,7 @@ use tegata_proto::id::{GatewayGroup, NAME_MAX, PoolName, SeatName, UserId};
 use tegata_proto::policy::{Policy, Protocol, Security, SignOn};
 
 use crate::entitlement::Entitlement;
+use crate::group::GroupName;
 
 /// Most desktops that one pool may list.
 pub const DESKTOPS_MAX: usize = 100_000;
@@ -170,7 +171,7 @@ impl Pool {
     }
 
     /// Tells whether a person with these groups may use it.
-    pub fn entitles(&self, user: &UserId, groups: &BTreeSet<String>) -> bool {
+    pub fn entitles(&self, user: &UserId, groups: &BTreeSet<GroupName>) -> bool {
         self.0.entitlements.iter().any(|right| right.covers(user, groups))
     }
 }

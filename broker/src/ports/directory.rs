@@ -13,12 +13,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tegata_proto::id::{RealmName, UserId};
 
-pub use group::{GroupName, InvalidGroupName};
 pub use login::{InvalidLoginName, InvalidPassword, LoginName, NonEmptyPassword};
+pub use tegata_domain::group::{GroupName, InvalidGroupName};
 
 #[cfg(test)]
 pub(crate) mod contract;
-mod group;
 mod login;
 
 /// Longest text that is taken from a person's entry, in bytes.
