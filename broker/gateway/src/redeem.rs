@@ -1,0 +1,201 @@
+//! What a gateway asks its broker, and what it tells it.
+//!
+//! The broker decides: whether a ticket opens its session, and to which
+//! address. The gateway carries bytes and reports how each link ended. In one
+//! process the broker implements [`Broker`] itself.
+
+use std::net::SocketAddr;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use tegata_edge::network::NetworkClass;
+use tegata_proto::claims::Claims;
+use tegata_proto::code::Code;
+use tegata_proto::encoding::Secret;
+use tegata_proto::id::{Epoch, GatewayId, Incarnation, LinkNumber, SessionId};
+use tegata_proto::key::PublicKey;
+use tegata_proto::policy::{Policy, Protocol};
+use tegata_proto::proof::{EXPORTER_LEN, Proof};
+use tegata_proto::session::Right;
+use uuid::Uuid;
+
+/// The broker, as a gateway sees it.
+///
+/// After each [`Redeemed`] the gateway makes exactly one report about that link,
+/// [`Broker::unreachable`] or [`Broker::detached`], unless the process ends.
+#[async_trait]
+pub trait Broker: Send + Sync + 'static {
+    /// Opens a session's link, at most once for a ticket.
+    ///
+    /// The gateway has verified everything that public keys can show. It has not
+    /// judged the token's times, and the broker does not trust it.
+    ///
+    /// # Errors
+    ///
+    /// Refuses with the code that the agent is told, or cannot answer now.
+    async fn redeem(&self, request: RedeemRequest) -> Result<Redeemed, Refused>;
+
+    /// Learns that the desktop did not answer, so the link never carried a byte.
+    async fn unreachable(&self, report: Unreachable);
+
+    /// Learns that a link has ended, after its last byte.
+    async fn detached(&self, report: LinkReport);
+}
+
+/// A verified wish to carry a session, with everything the broker needs to
+/// verify it again.
+#[derive(Debug, Clone)]
+pub struct RedeemRequest {
+    /// The ticket or grant, as sent.
+    pub right: Right,
+    /// What it says. Its signature is good; its times are not judged.
+    pub claims: Claims,
+    /// The key that made the proof, and hashes to `cnf.jkt`.
+    pub key: PublicKey,
+    /// The number of the link.
+    pub link: LinkNumber,
+    /// The proof, as sent.
+    pub proof: Proof,
+    /// The exporter of the agent's TLS connection.
+    pub exporter: [u8; EXPORTER_LEN],
+    /// Who asks.
+    pub gateway: GatewayId,
+    /// Which run of it asks.
+    pub boot: Uuid,
+    /// Where the agent is.
+    pub remote: SocketAddr,
+    /// The class of the agent's network.
+    pub class: NetworkClass,
+}
+
+/// A link that may be carried.
+#[derive(Debug, Clone)]
+pub struct Redeemed {
+    /// The session, as in the claims.
+    pub sid: SessionId,
+    /// The epoch of the desktop's assignment.
+    pub epoch: Epoch,
+    /// The desktop to dial.
+    pub target: SocketAddr,
+    /// What the desktop speaks.
+    pub protocol: Protocol,
+    /// What the pool allows here and now.
+    pub policy: Policy,
+    /// Which of its connections to the desktop the session is on.
+    pub incarnation: Incarnation,
+    /// How long the gateway carries on without its broker, in seconds.
+    pub lease_s: u32,
+    /// How long the gateway keeps a session without a link, in seconds.
+    pub hold_s: u32,
+    /// A younger resume grant for the agent.
+    pub grant: Option<Secret>,
+}
+
+/// Why a link may not be carried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// The broker decided; the agent is told this code.
+    #[error("the broker refused with {0}")]
+    Code(Code),
+    /// The broker could not decide now, and nothing was used up.
+    #[error("the broker is busy for {retry_after:?}")]
+    Busy {
+        /// When to try again.
+        retry_after: Duration,
+    },
+}
+
+impl Refused {
+    /// Tells whether the same right may be good a moment later.
+    pub fn is_transient(self) -> bool {
+        match self {
+            Self::Code(_) => false,
+            Self::Busy { .. } => true,
+        }
+    }
+}
+
+/// A desktop that could not be dialled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unreachable {
+    /// The session that wanted it.
+    pub sid: SessionId,
+    /// The epoch of its assignment.
+    pub epoch: Epoch,
+    /// The link that is refused.
+    pub link: LinkNumber,
+    /// What is wrong.
+    pub why: DialFailure,
+}
+
+/// What is wrong with a desktop's address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DialFailure {
+    /// This gateway's own list does not allow it; the desktop was not asked.
+    NotAllowed,
+    /// Nothing answered in time.
+    Silent,
+    /// Something answered that nobody listens there, or no way leads there.
+    Refused,
+}
+
+/// The story of one link, told once, after it has ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkReport {
+    /// The session.
+    pub sid: SessionId,
+    /// The epoch of its assignment.
+    pub epoch: Epoch,
+    /// The link that ended.
+    pub link: LinkNumber,
+    /// What ended it.
+    pub end: LinkEnd,
+    /// Bytes written onward to the desktop.
+    pub bytes_up: u64,
+    /// Bytes sent onward to the agent.
+    pub bytes_down: u64,
+    /// How long the link was attached; zero if it never was.
+    pub attached_for: Duration,
+    /// When the last byte was carried, if one was.
+    pub last_byte_at: Option<SystemTime>,
+}
+
+/// What ended a link. It names the side that ended first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LinkEnd {
+    /// The agent took its leave, with what its viewer told it.
+    AgentBye(Code),
+    /// The agent closed without a word, or its connection was lost.
+    AgentGone,
+    /// The agent broke the conversation's rules, or a deadline of it.
+    AgentFault(Code),
+    /// The desktop closed its connection or reset it.
+    DesktopClosed {
+        /// What the agent's viewer made of that, if the agent said so in time.
+        viewer: Option<Code>,
+    },
+    /// A link with a higher number took its place.
+    Superseded,
+    /// The broker ended the session, for this reason.
+    Ended(Code),
+    /// The gateway is going out of service.
+    Draining,
+    /// The broker's answer came after the agent had been told to try again.
+    Unanswered,
+}
+
+impl LinkEnd {
+    /// Returns a short name for logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::AgentBye(_) => "agent_bye",
+            Self::AgentGone => "agent_gone",
+            Self::AgentFault(_) => "agent_fault",
+            Self::DesktopClosed { .. } => "desktop_closed",
+            Self::Superseded => "superseded",
+            Self::Ended(_) => "ended",
+            Self::Draining => "draining",
+            Self::Unanswered => "unanswered",
+        }
+    }
+}

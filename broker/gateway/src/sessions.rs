@@ -1,0 +1,323 @@
+//! Which sessions this gateway carries, and the list by which they are ended.
+//!
+//! A link is registered before its broker is asked, so that a session that ends
+//! between the broker's answer and the first byte has nothing that could come
+//! up later. The registry decides between links of one session by their number
+//! alone; it knows no ticket and touches no socket.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use tegata_edge::network::NetworkClass;
+use tegata_proto::code::Code;
+use tegata_proto::id::{Epoch, LinkNumber, SessionId};
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::Metrics;
+use crate::relay::Traffic;
+
+/// How many links of one session may be attaching or carried at a time.
+pub const LINKS_MAX: usize = 8;
+
+/// The links of all sessions here.
+pub struct Sessions {
+    metrics: Metrics,
+    table: Mutex<Table>,
+}
+
+#[derive(Default)]
+struct Table {
+    draining: bool,
+    sessions: HashMap<SessionId, Entry>,
+}
+
+/// One session, as long as it has a link here. Afterwards the broker alone
+/// remembers its numbers.
+#[derive(Default)]
+struct Entry {
+    accepted: Option<LinkNumber>,
+    links: Vec<Arc<Link>>,
+}
+
+struct Link {
+    sid: SessionId,
+    number: LinkNumber,
+    remote: SocketAddr,
+    class: NetworkClass,
+    accepted: OnceLock<Accepted>,
+    cause: OnceLock<Stop>,
+    stop: CancellationToken,
+    stopped: CancellationToken,
+    traffic: Traffic,
+}
+
+struct Accepted {
+    epoch: Epoch,
+    target: SocketAddr,
+    at: Instant,
+}
+
+/// Why a link has to stop at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// The session was ended.
+    Ended(Code),
+    /// A link with a higher number was accepted.
+    Superseded,
+    /// The gateway is going out of service.
+    Draining,
+}
+
+/// Why a link is not even tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotBegun {
+    /// An equal or higher number was accepted before.
+    #[error("the link's number is not above the accepted one")]
+    Stale,
+    /// The session has [`LINKS_MAX`] links here.
+    #[error("the session has too many links")]
+    TooMany,
+    /// Nothing new is taken.
+    #[error("the gateway is draining")]
+    Draining,
+}
+
+/// A link that is carried, or about to be.
+#[derive(Debug, Clone)]
+pub struct LiveLink {
+    /// The session.
+    pub sid: SessionId,
+    /// The epoch of its assignment.
+    pub epoch: Epoch,
+    /// The link's number.
+    pub link: LinkNumber,
+    /// Where the agent was at its attach.
+    pub remote: SocketAddr,
+    /// The class of that place.
+    pub class: NetworkClass,
+    /// The desktop.
+    pub target: SocketAddr,
+    /// How long ago the broker's answer was accepted.
+    pub age: Duration,
+    /// Bytes written onward to the desktop so far.
+    pub bytes_up: u64,
+    /// Bytes sent onward to the agent so far.
+    pub bytes_down: u64,
+    /// When the last byte was carried.
+    pub last_byte_at: Option<SystemTime>,
+}
+
+/// What is known of a session whose last byte has been carried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended {
+    /// When the last byte of any of its links was carried.
+    pub last_byte_at: Option<SystemTime>,
+}
+
+impl Sessions {
+    /// Starts with no session.
+    pub fn new(metrics: Metrics) -> Arc<Self> {
+        Arc::new(Self { metrics, table: Mutex::default() })
+    }
+
+    /// Registers a link that is about to ask its broker.
+    pub(crate) fn begin(
+        self: &Arc<Self>,
+        sid: SessionId,
+        number: LinkNumber,
+        remote: SocketAddr,
+        class: NetworkClass,
+    ) -> Result<Registration, NotBegun> {
+        let mut table = self.table();
+        if table.draining {
+            return Err(NotBegun::Draining);
+        }
+        let known = table.sessions.get(&sid);
+        if known.and_then(|entry| entry.accepted).is_some_and(|accepted| number <= accepted) {
+            return Err(NotBegun::Stale);
+        }
+        if known.is_some_and(|entry| entry.links.len() >= LINKS_MAX) {
+            return Err(NotBegun::TooMany);
+        }
+        let link = Arc::new(Link {
+            sid,
+            number,
+            remote,
+            class,
+            accepted: OnceLock::new(),
+            cause: OnceLock::new(),
+            stop: CancellationToken::new(),
+            stopped: CancellationToken::new(),
+            traffic: Traffic::new(self.metrics.bytes_up.clone(), self.metrics.bytes_down.clone()),
+        });
+        table.sessions.entry(sid).or_default().links.push(link.clone());
+        drop(table);
+        Ok(Registration { sessions: self.clone(), link })
+    }
+
+    /// Ends every link of a session, carried or attaching, and returns once the
+    /// last one carries nothing any more; `None` if there was none.
+    ///
+    /// The broker commits the end first: a link that asks later is refused there.
+    pub async fn end(&self, sid: SessionId, cause: Code) -> Option<Ended> {
+        let links = {
+            let table = self.table();
+            let links = table.sessions.get(&sid)?.links.clone();
+            for link in &links {
+                link.stop(Stop::Ended(cause));
+            }
+            links
+        };
+        for link in &links {
+            link.stopped.cancelled().await;
+        }
+        Some(Ended { last_byte_at: links.iter().filter_map(|l| l.traffic.last_byte_at()).max() })
+    }
+
+    /// Takes no new link from now on; those that are carried go on.
+    pub fn drain(&self) {
+        self.table().draining = true;
+    }
+
+    /// Takes no new link, ends all there are, and returns once nothing is
+    /// carried.
+    pub async fn end_all(&self) {
+        let links: Vec<Arc<Link>> = {
+            let mut table = self.table();
+            table.draining = true;
+            table.sessions.values().flat_map(|entry| entry.links.iter().cloned()).collect()
+        };
+        for link in &links {
+            link.stop(Stop::Draining);
+        }
+        for link in &links {
+            link.stopped.cancelled().await;
+        }
+    }
+
+    /// Lists every link that the broker and this registry have accepted.
+    pub fn live(&self) -> Vec<LiveLink> {
+        let table = self.table();
+        table.sessions.values().flat_map(|entry| &entry.links).filter_map(|l| l.live()).collect()
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        // Every change of the table is whole before anything in it can panic.
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Link {
+    fn stop(&self, cause: Stop) {
+        // The first cause is the one that is told.
+        let _ = self.cause.set(cause);
+        self.stop.cancel();
+    }
+
+    fn live(&self) -> Option<LiveLink> {
+        let Accepted { epoch, target, at } = self.accepted.get()?;
+        Some(LiveLink {
+            sid: self.sid,
+            epoch: *epoch,
+            link: self.number,
+            remote: self.remote,
+            class: self.class.clone(),
+            target: *target,
+            age: at.elapsed(),
+            bytes_up: self.traffic.up(),
+            bytes_down: self.traffic.down(),
+            last_byte_at: self.traffic.last_byte_at(),
+        })
+    }
+}
+
+/// A link's entry in the registry. It is taken out by [`Registration::leave`],
+/// at the latest when it is dropped.
+pub(crate) struct Registration {
+    sessions: Arc<Sessions>,
+    link: Arc<Link>,
+}
+
+impl Registration {
+    /// Accepts the link after the broker's answer: stops every lower link of the
+    /// session, and returns once none of them carries anything.
+    ///
+    /// # Errors
+    ///
+    /// Tells why the link itself has to stop instead.
+    pub(crate) async fn accept(&self, epoch: Epoch, target: SocketAddr) -> Result<(), Stop> {
+        let lower = {
+            let mut table = self.sessions.table();
+            let link = &self.link;
+            if let Some(cause) = link.cause.get() {
+                return Err(*cause);
+            }
+            let entry = table.sessions.get_mut(&link.sid).ok_or(Stop::Superseded)?;
+            if entry.accepted.is_some_and(|accepted| link.number <= accepted) {
+                return Err(Stop::Superseded);
+            }
+            entry.accepted = Some(link.number);
+            let accepted = Accepted { epoch, target, at: Instant::now() };
+            if link.accepted.set(accepted).is_ok() {
+                self.sessions.metrics.link_began(&link.class);
+            }
+            let lower = entry.links.iter().filter(|other| other.number < link.number);
+            let lower: Vec<Arc<Link>> = lower.cloned().collect();
+            for other in &lower {
+                other.stop(Stop::Superseded);
+            }
+            lower
+        };
+        for other in lower {
+            tokio::select! {
+                biased;
+                cause = self.stopping() => return Err(cause),
+                () = other.stopped.cancelled() => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until the link has to stop.
+    pub(crate) async fn stopping(&self) -> Stop {
+        self.link.stop.cancelled().await;
+        *self.link.cause.get().expect("the cause is set before the token is cancelled")
+    }
+
+    /// Returns what counts the link's bytes.
+    pub(crate) fn traffic(&self) -> &Traffic {
+        &self.link.traffic
+    }
+
+    /// Returns how long the link has been accepted; zero if it never was.
+    pub(crate) fn age(&self) -> Duration {
+        self.link.accepted.get().map_or(Duration::ZERO, |accepted| accepted.at.elapsed())
+    }
+
+    /// Takes the link out: it carries nothing any more. May be repeated.
+    pub(crate) fn leave(&self) {
+        let mut table = self.sessions.table();
+        let link = &self.link;
+        if let Some(entry) = table.sessions.get_mut(&link.sid) {
+            entry.links.retain(|other| !Arc::ptr_eq(other, link));
+            if entry.links.is_empty() {
+                table.sessions.remove(&link.sid);
+            }
+        }
+        drop(table);
+        if !link.stopped.is_cancelled() {
+            link.stopped.cancel();
+            if link.accepted.get().is_some() {
+                self.sessions.metrics.link_left(&link.class);
+            }
+        }
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
