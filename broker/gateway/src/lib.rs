@@ -5,7 +5,9 @@
 //! none of them, and it never reads what it carries. In one process with the
 //! broker it is given a [`redeem::Broker`] and handed links by the edge.
 
+pub mod carry;
 pub mod dial;
+pub mod handler;
 pub mod metrics;
 pub mod proof;
 pub mod redeem;

@@ -286,6 +286,11 @@ impl Registration {
         *self.link.cause.get().expect("the cause is set before the token is cancelled")
     }
 
+    /// Returns the session and the link's number.
+    pub(crate) fn id(&self) -> (SessionId, LinkNumber) {
+        (self.link.sid, self.link.number)
+    }
+
     /// Returns what counts the link's bytes.
     pub(crate) fn traffic(&self) -> &Traffic {
         &self.link.traffic

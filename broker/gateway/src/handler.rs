@@ -1,0 +1,328 @@
+//! Takes an agent from its first frame to an accepted link: verify, redeem,
+//! carry. What is carried, and until when, is [`crate::carry`].
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use quinn::VarInt;
+use tegata_edge::network::NetworkClasses;
+use tegata_edge::wire::{FrameReader, FrameWriter, WireError};
+use tegata_edge::{Handler, Link};
+use tegata_proto::PROTOCOL_VERSION;
+use tegata_proto::claims::Claims;
+use tegata_proto::code::Code;
+use tegata_proto::frame::LIMIT_BEFORE;
+use tegata_proto::id::{GatewayGroup, GatewayId, LinkNumber};
+use tegata_proto::login::Failure;
+use tegata_proto::session::{AgentMessage, Attach, GatewayMessage};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tracing::{Instrument as _, debug, info_span, warn};
+use uuid::Uuid;
+
+use crate::dial::TargetPolicy;
+use crate::metrics::Metrics;
+use crate::proof::{purpose_of, thumbprint, verify_proof};
+use crate::redeem::{Broker, LinkEnd, LinkReport, RedeemRequest, Redeemed, Refused};
+use crate::sessions::{NotBegun, Registration, Sessions, Stop};
+use crate::verify::{TokenKeys, TokenKind};
+
+/// By when an agent must have sent its whole `attach`.
+pub const ATTACH_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How long the broker may take before the agent is told to try again.
+pub const REDEEM_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How long an answer is awaited after the agent was told to try again, so that
+/// a link which the broker believes in can be reported as ended.
+pub const REDEEM_PATIENCE: Duration = Duration::from_mins(1);
+
+/// When an agent should try again after [`REDEEM_DEADLINE`].
+pub const BUSY_RETRY: Duration = Duration::from_secs(1);
+
+/// How long an agent may take to close after it was told that this is the end.
+pub const LINGER: Duration = Duration::from_secs(2);
+
+/// A gateway, assembled from its parts.
+pub struct Gateway {
+    /// Who it is.
+    pub identity: Identity,
+    /// The keys that tickets and grants are signed with.
+    pub keys: TokenKeys,
+    /// What kinds of networks agents are on.
+    pub classes: Arc<NetworkClasses>,
+    /// Where desktops are.
+    pub targets: TargetPolicy,
+    /// Who redeems.
+    pub broker: Arc<dyn Broker>,
+    /// The links of all sessions here.
+    pub sessions: Arc<Sessions>,
+    /// What is counted.
+    pub metrics: Metrics,
+}
+
+/// How a gateway names itself.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// Its name, as in its certificate.
+    pub id: GatewayId,
+    /// The group whose tickets it takes.
+    pub group: GatewayGroup,
+    /// This run of it.
+    pub boot: Uuid,
+    /// Addresses of its own, without a balancer.
+    pub direct_addresses: Vec<SocketAddr>,
+}
+
+/// How a link that is not carried is answered.
+pub(crate) enum Refusal {
+    /// The agent is told.
+    Tell(Failure),
+    /// The agent is gone, or has said nothing that could be answered.
+    Silent,
+}
+
+impl From<Code> for Refusal {
+    fn from(code: Code) -> Self {
+        Self::Tell(code.into())
+    }
+}
+
+#[async_trait]
+impl Handler for Gateway {
+    async fn serve(&self, link: Link) {
+        let deadline = Instant::now() + ATTACH_DEADLINE;
+        let control = tokio::select! {
+            biased;
+            () = link.closing.cancelled() => return,
+            control = timeout_at(deadline, link.connection.accept_bi()) => control,
+        };
+        let Ok(Ok((send, recv))) = control else {
+            return close(&link, Code::Timeout);
+        };
+        let (mut reader, writer) = (FrameReader::new(recv), FrameWriter::new(send));
+        let attach = tokio::select! {
+            biased;
+            () = link.closing.cancelled() => Err(busy(BUSY_RETRY).into()),
+            attach = read_attach(&mut reader, deadline) => attach,
+        };
+        match attach.and_then(|attach| Ok((self.verify(&attach, &link)?, attach))) {
+            Ok((claims, attach)) => {
+                let span = info_span!("session", session.id = %claims.sid, link = %attach.link);
+                self.attach(link, reader, writer, attach, claims).instrument(span).await;
+            }
+            Err(refusal) => self.refuse(&link, writer, refusal).await,
+        }
+    }
+}
+
+impl Gateway {
+    /// Checks everything that needs nobody else: signature, audience, key and
+    /// proof.
+    fn verify(&self, attach: &Attach, link: &Link) -> Result<Claims, Refusal> {
+        if attach.v != PROTOCOL_VERSION {
+            return Err(Code::Unsupported.into());
+        }
+        let kind = TokenKind::of(&attach.right);
+        let claims = self.keys.verify(attach.right.token().expose(), kind).map_err(|error| {
+            debug!(error = &error as &dyn std::error::Error, "Token refused");
+            Refusal::from(Code::TicketInvalid)
+        })?;
+        if claims.aud != self.identity.group {
+            return Err(Code::WrongGroup.into());
+        }
+        let Attach { right, key, link: number, proof, .. } = attach;
+        let proven = verify_proof(key, purpose_of(right), &link.exporter, *number, proof);
+        if thumbprint(key) != claims.cnf.jkt || proven.is_err() {
+            return Err(Code::WrongKey.into());
+        }
+        if *number < LinkNumber::FIRST {
+            return Err(Code::LinkStale.into());
+        }
+        if attach.resume.is_some() {
+            return Err(Code::ResumeLost.into());
+        }
+        Ok(claims)
+    }
+
+    /// Has the broker redeem the right, and carries the link if it does.
+    async fn attach(
+        &self,
+        link: Link,
+        reader: FrameReader,
+        writer: FrameWriter,
+        attach: Attach,
+        claims: Claims,
+    ) {
+        let class = self.classes.class_of(link.remote.ip()).clone();
+        // Registered first: from here on, an end of the session ends this too.
+        let registration =
+            match self.sessions.begin(claims.sid, attach.link, link.remote, class.clone()) {
+                Ok(registration) => registration,
+                Err(not_begun) => return self.refuse(&link, writer, not_begun.into()).await,
+            };
+        let Attach { right, key, link: number, proof, .. } = attach;
+        let sid = claims.sid;
+        let mut redeem = self.broker.redeem(RedeemRequest {
+            right,
+            claims,
+            key,
+            link: number,
+            proof,
+            exporter: link.exporter,
+            gateway: self.identity.id.clone(),
+            boot: self.identity.boot,
+            remote: link.remote,
+            class,
+        });
+        let (refusal, end) = tokio::select! {
+            biased;
+            stop = stopping(&registration, &link) => (stop.code().into(), stop.end()),
+            answer = &mut redeem => match answer {
+                Ok(redeemed) => {
+                    return self.carry(link, reader, writer, registration, redeemed).await;
+                }
+                Err(refused) => {
+                    drop(registration);
+                    return self.refuse(&link, writer, refused.into()).await;
+                }
+            },
+            _ = link.connection.closed() => (Refusal::Silent, LinkEnd::AgentGone),
+            () = sleep(REDEEM_DEADLINE) => {
+                warn!("Broker is slow to redeem");
+                (busy(BUSY_RETRY).into(), LinkEnd::Unanswered)
+            }
+        };
+        drop(registration);
+        let late_answer = async {
+            if let Ok(Ok(redeemed)) = timeout(REDEEM_PATIENCE, redeem).await {
+                let Redeemed { epoch, .. } = redeemed;
+                self.report(LinkReport {
+                    sid,
+                    epoch,
+                    link: number,
+                    end,
+                    bytes_up: 0,
+                    bytes_down: 0,
+                    attached_for: Duration::ZERO,
+                    last_byte_at: None,
+                })
+                .await;
+            }
+        };
+        tokio::join!(self.refuse(&link, writer, refusal), late_answer);
+    }
+
+    /// Tells the broker and the metrics how a link ended.
+    pub(crate) async fn report(&self, report: LinkReport) {
+        self.metrics.link_ended(report.end);
+        self.broker.detached(report).await;
+    }
+
+    /// Tells the agent why its link is not carried, and closes.
+    pub(crate) async fn refuse(&self, link: &Link, writer: FrameWriter, refusal: Refusal) {
+        let Refusal::Tell(failure) = refusal else {
+            return close(link, Code::Timeout);
+        };
+        debug!(code = %failure.code, "Attach refused");
+        self.metrics.refused(failure.code);
+        last_word(link, writer, &GatewayMessage::Error(failure), failure.code).await;
+    }
+}
+
+/// Says one last thing, leaves the agent time to close, and closes.
+pub(crate) async fn last_word(
+    link: &Link,
+    mut writer: FrameWriter,
+    word: &GatewayMessage,
+    code: Code,
+) {
+    let deadline = Instant::now() + LINGER;
+    // An agent that does not take it finds the code in the close below.
+    let _ = writer.write(word, LIMIT_BEFORE, deadline).await;
+    let _ = timeout_at(deadline, link.connection.closed()).await;
+    close(link, code);
+}
+
+/// Closes the connection, with the code's exit number and text.
+pub(crate) fn close(link: &Link, code: Code) {
+    link.connection.close(VarInt::from(code.exit()), code.as_str().as_bytes());
+}
+
+/// Waits until the link has to stop, whoever wants it.
+pub(crate) async fn stopping(registration: &Registration, link: &Link) -> Stop {
+    tokio::select! {
+        biased;
+        stop = registration.stopping() => stop,
+        () = link.closing.cancelled() => Stop::Draining,
+    }
+}
+
+async fn read_attach(reader: &mut FrameReader, deadline: Instant) -> Result<Attach, Refusal> {
+    match reader.read(LIMIT_BEFORE, deadline).await {
+        Ok(AgentMessage::Attach(attach)) => Ok(attach),
+        Ok(AgentMessage::Ack { .. } | AgentMessage::Bye { .. }) => Err(Code::Malformed.into()),
+        Ok(AgentMessage::Unsupported) => Err(Code::Unsupported.into()),
+        Err(error) => Err(fault(&error).map_or(Refusal::Silent, Refusal::from)),
+    }
+}
+
+/// Returns the rule that an agent broke; nothing if it has only gone.
+pub(crate) fn fault(error: &WireError) -> Option<Code> {
+    match error {
+        WireError::Closed => None,
+        WireError::TooSlow => Some(Code::Timeout),
+        WireError::Malformed(_) => Some(Code::Malformed),
+        WireError::Unsendable(_) => Some(Code::Internal),
+    }
+}
+
+fn busy(retry_after: Duration) -> Failure {
+    let retry_after_ms = u64::try_from(retry_after.as_millis()).ok();
+    Failure { code: Code::Busy, retry_after_ms }
+}
+
+impl From<Failure> for Refusal {
+    fn from(failure: Failure) -> Self {
+        Self::Tell(failure)
+    }
+}
+
+impl From<Refused> for Refusal {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Code(code) => code.into(),
+            Refused::Busy { retry_after } => busy(retry_after).into(),
+        }
+    }
+}
+
+impl From<NotBegun> for Refusal {
+    fn from(not_begun: NotBegun) -> Self {
+        match not_begun {
+            NotBegun::Stale => Code::LinkStale.into(),
+            NotBegun::TooMany | NotBegun::Draining => busy(BUSY_RETRY).into(),
+        }
+    }
+}
+
+impl Stop {
+    /// Returns what the agent is told.
+    pub(crate) fn code(self) -> Code {
+        match self {
+            Self::Ended(code) => code,
+            Self::Superseded => Code::Superseded,
+            Self::Draining => Code::Unavailable,
+        }
+    }
+
+    /// Returns what the broker is told.
+    pub(crate) fn end(self) -> LinkEnd {
+        match self {
+            Self::Ended(code) => LinkEnd::Ended(code),
+            Self::Superseded => LinkEnd::Superseded,
+            Self::Draining => LinkEnd::Draining,
+        }
+    }
+}
