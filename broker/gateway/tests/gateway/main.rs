@@ -1,0 +1,8 @@
+//! Agents, a gateway and desktops in one process, over real sockets, with a
+//! broker that only keeps books.
+
+mod attach;
+mod ending;
+mod office;
+mod relay;
+mod tokens;
