@@ -214,9 +214,12 @@ async fn converse(
 ) -> LinkEnd {
     let desktop_closed = Notify::new();
     let mut heard = pin!(listen(reader, writer, &desktop_closed));
+    // A channel that is open is carried, though its agent may have taken its
+    // leave by now.
     let channel = tokio::select! {
-        heard = &mut heard => return heard.into(),
+        biased;
         channel = open_channel(connection) => channel,
+        heard = &mut heard => return heard.into(),
     };
     let (send, mut recv) = match channel {
         Ok(channel) => channel,

@@ -4,6 +4,9 @@
 //! It never sees a password, a signing key or the store, because it depends on
 //! none of them, and it never reads what it carries. In one process with the
 //! broker it is given a [`redeem::Broker`] and handed links by the edge.
+//!
+//! Start with [`handler`], which takes an agent to an accepted link, then
+//! [`carry`]. A byte crosses from QUIC to TCP in [`relay::up`].
 
 pub mod carry;
 pub mod dial;

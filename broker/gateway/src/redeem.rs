@@ -68,11 +68,9 @@ pub struct RedeemRequest {
     pub class: NetworkClass,
 }
 
-/// A link that may be carried.
+/// A link of the claims' session that may be carried.
 #[derive(Debug, Clone)]
 pub struct Redeemed {
-    /// The session, as in the claims.
-    pub sid: SessionId,
     /// The epoch of the desktop's assignment.
     pub epoch: Epoch,
     /// The desktop to dial.

@@ -13,9 +13,10 @@ use std::time::{Duration, SystemTime};
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use prometheus_client::metrics::counter::Counter;
-use quinn::{RecvStream, SendStream};
+use quinn::{RecvStream, SendStream, VarInt};
 use socket2::SockRef;
 use tokio::net::TcpStream;
+use tokio::task::coop::consume_budget;
 
 /// Most bytes that one read takes from a desktop.
 pub const READ_MAX: usize = 256 * 1024;
@@ -84,6 +85,61 @@ impl Traffic {
     }
 }
 
+/// A desktop's connection. Dropped, it is reset, and what is still in it is lost.
+pub struct Desktop {
+    socket: TcpStream,
+    in_order: bool,
+}
+
+impl Desktop {
+    /// Takes a connection into keeping.
+    pub fn new(socket: TcpStream) -> Self {
+        Self { socket, in_order: false }
+    }
+
+    /// Returns the socket to carry with.
+    pub fn socket(&self) -> &TcpStream {
+        &self.socket
+    }
+
+    /// Closes the connection; what was written still arrives.
+    pub fn close(mut self) {
+        self.in_order = true;
+    }
+}
+
+impl Drop for Desktop {
+    fn drop(&mut self) {
+        if !self.in_order {
+            // A socket that refuses the option is closed in order instead.
+            let _ = self.socket.set_zero_linger();
+        }
+    }
+}
+
+/// The stream to an agent. Dropped, it is reset, and what the agent has not yet
+/// received is lost.
+pub struct ToAgent(SendStream);
+
+impl ToAgent {
+    /// Takes a stream into keeping.
+    pub fn new(stream: SendStream) -> Self {
+        Self(stream)
+    }
+
+    /// Returns the stream to carry with.
+    pub fn stream(&mut self) -> &mut SendStream {
+        &mut self.0
+    }
+}
+
+impl Drop for ToAgent {
+    fn drop(&mut self) {
+        // Fails where the agent has everything, or has stopped it.
+        let _ = self.0.reset(VarInt::from_u32(0));
+    }
+}
+
 /// How one direction came to its end.
 #[derive(Debug)]
 pub enum Parted {
@@ -115,6 +171,7 @@ pub async fn up(from: &mut RecvStream, to: &TcpStream, traffic: &Traffic) -> Par
         if let Err(error) = write_all(to, &mut pieces[..read], traffic).await {
             return Parted::DesktopFailed(error);
         }
+        consume_budget().await;
     }
 }
 
@@ -128,13 +185,18 @@ pub async fn down(from: &TcpStream, to: &mut SendStream, traffic: &Traffic) -> P
                 return to.finish().map_or(Parted::AgentGone, |()| Parted::DesktopFinished);
             }
             Ok(bytes) => bytes,
-            Err(error) => return Parted::DesktopFailed(error),
+            Err(error) => {
+                // What came before the failure still reaches the agent.
+                let _ = to.finish();
+                return Parted::DesktopFailed(error);
+            }
         };
         let read = bytes.len();
         if to.write_chunk(bytes).await.is_err() {
             return Parted::AgentGone;
         }
         traffic.carried_down(read);
+        consume_budget().await;
     }
 }
 

@@ -296,11 +296,6 @@ impl Registration {
         &self.link.traffic
     }
 
-    /// Returns how long the link has been accepted; zero if it never was.
-    pub(crate) fn age(&self) -> Duration {
-        self.link.accepted.get().map_or(Duration::ZERO, |accepted| accepted.at.elapsed())
-    }
-
     /// Takes the link out: it carries nothing any more. May be repeated.
     pub(crate) fn leave(&self) {
         let mut table = self.sessions.table();

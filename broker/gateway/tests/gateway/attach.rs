@@ -18,7 +18,7 @@ use crate::office::{Call, Key, Office, PATIENCE, Person, desktop, header, within
 
 #[tokio::test]
 async fn a_good_ticket_is_attached_and_its_bytes_reach_the_desktop() {
-    let office = Office::open().await;
+    let office = Office::open();
     let (listener, target) = desktop().await;
     let person = office.person(1, target);
     let mut call = office.call().await;
@@ -29,9 +29,9 @@ async fn a_good_ticket_is_attached_and_its_bytes_reach_the_desktop() {
     assert_eq!(attached.gateway.direct_addresses, ["192.0.2.1:443".parse().expect("an address")]);
     let (mut desktop, _) = within(listener.accept()).await.expect("dialled before attached");
 
-    let live = office.sessions.live();
-    assert_eq!((live.len(), live[0].sid, live[0].target), (1, person.sid, target));
-    assert_eq!(live[0].class.as_str(), "office");
+    let listed = office.sessions.live();
+    assert_eq!((listed.len(), listed[0].sid, listed[0].target), (1, person.sid, target));
+    assert_eq!(listed[0].class.as_str(), "office");
 
     let mut line = call.open().await;
     line.send.write_all(b"hello").await.expect("room");
@@ -54,14 +54,14 @@ async fn a_good_ticket_is_attached_and_its_bytes_reach_the_desktop() {
 
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &office.registry).expect("text");
-    for line in [
+    for figure in [
         "gateway_sessions{class=\"office\"} 0",
         "gateway_link_ends_total{end=\"agent_bye\"} 1",
         "gateway_carried_up_bytes_total 5",
         "gateway_carried_down_bytes_total 6",
         "gateway_dial_seconds_count 1",
     ] {
-        assert!(text.contains(line), "{line} in {text}");
+        assert!(text.contains(figure), "{figure} in {text}");
     }
 }
 
@@ -90,7 +90,7 @@ fn signed(office: &Office, person: &Person, change: impl FnOnce(&mut Person)) ->
 
 #[tokio::test]
 async fn what_public_keys_can_refuse_never_reaches_the_broker() {
-    let office = Office::open().await;
+    let office = Office::open();
     let (listener, target) = desktop().await;
     let person = office.person(1, target);
     let ticket = |person: &Person, call: &Call| person.attach(person.ticket(), 1, &call.exporter);
@@ -168,7 +168,7 @@ async fn what_public_keys_can_refuse_never_reaches_the_broker() {
 
 #[tokio::test]
 async fn a_first_frame_that_is_no_attach_is_refused() {
-    let office = Office::open().await;
+    let office = Office::open();
     for (message, code) in [
         (json!({"type": "bye", "code": "logged_off"}), Code::Malformed),
         (json!({"type": "ack", "channel": "rdp", "received": 1}), Code::Malformed),
@@ -185,7 +185,7 @@ async fn a_first_frame_that_is_no_attach_is_refused() {
 
 #[tokio::test]
 async fn an_agent_that_keeps_us_waiting_is_sent_away() {
-    let office = Office::open().await;
+    let office = Office::open();
     let silent = office.call().await;
     let Call { writer, mut reader, connection, .. } = office.call().await;
     let mut stream = writer.into_inner();
@@ -209,7 +209,7 @@ async fn an_agent_that_keeps_us_waiting_is_sent_away() {
 
 #[tokio::test]
 async fn a_ticket_opens_one_link() {
-    let office = Office::open().await;
+    let office = Office::open();
     let (listener, target) = desktop().await;
     let person = office.person(1, target);
     let (mut call, _line, _desktop) = office.seat(&person, &listener).await;
@@ -227,7 +227,7 @@ async fn a_ticket_opens_one_link() {
 
 #[tokio::test]
 async fn a_broker_that_is_slow_makes_the_agent_try_again() {
-    let office = Office::open().await;
+    let office = Office::open();
     let (listener, target) = desktop().await;
     let person = office.person(1, target);
     let held = office.broker.hold().await;
@@ -248,7 +248,7 @@ async fn a_broker_that_is_slow_makes_the_agent_try_again() {
 
 #[tokio::test]
 async fn an_agent_that_leaves_before_the_answer_is_reported() {
-    let office = Office::open().await;
+    let office = Office::open();
     let (_listener, target) = desktop().await;
     let person = office.person(1, target);
     let held = office.broker.hold().await;
@@ -263,7 +263,7 @@ async fn an_agent_that_leaves_before_the_answer_is_reported() {
 
 #[tokio::test]
 async fn a_desktop_outside_the_list_is_not_dialled() {
-    let office = Office::open().await;
+    let office = Office::open();
     let listener = tokio::net::TcpListener::bind("127.0.0.2:0").await.expect("a port");
     let person = office.person(1, listener.local_addr().expect("an address"));
     let code = refused(&office, |call| {
@@ -278,7 +278,7 @@ async fn a_desktop_outside_the_list_is_not_dialled() {
 
 #[tokio::test]
 async fn a_desktop_that_does_not_listen_is_unreachable() {
-    let office = Office::open().await;
+    let office = Office::open();
     let (listener, target) = desktop().await;
     drop(listener);
     let person = office.person(1, target);
@@ -293,7 +293,7 @@ async fn a_desktop_that_does_not_listen_is_unreachable() {
 
 #[tokio::test]
 async fn a_session_has_few_links_at_a_time() {
-    let office = Office::open().await;
+    let office = Office::open();
     let (_listener, target) = desktop().await;
     let person = office.person(1, target);
     let held = office.broker.hold().await;

@@ -257,7 +257,7 @@ pub(crate) struct Office {
 
 impl Office {
     /// Opens a gateway that dials every port of loopback.
-    pub(crate) async fn open() -> Self {
+    pub(crate) fn open() -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let signer = Key::new();
         let mut registry = Registry::default();
@@ -353,8 +353,9 @@ impl Office {
         let connecting = self.client.connect_with(config, self.address, "gateway");
         let connection = within(connecting.expect("an address")).await.expect("a handshake");
         let mut exporter = [0; 32];
-        let exported = connection.export_keying_material(&mut exporter, EXPORTER_LABEL, b"");
-        exported.expect("a finished handshake");
+        connection
+            .export_keying_material(&mut exporter, EXPORTER_LABEL, b"")
+            .expect("a finished handshake");
         let (send, recv) = connection.open_bi().await.expect("a stream");
         let (writer, reader) = (FrameWriter::new(send), FrameReader::new(recv));
         Call { connection, exporter, writer, reader }
@@ -406,21 +407,17 @@ impl Call {
     }
 
     pub(crate) async fn attached(&mut self) -> Attached {
-        match self.hear().await {
-            GatewayMessage::Attached(attached) => *attached,
-            other => panic!("not attached but {other:?}"),
-        }
+        let heard = self.hear().await;
+        let GatewayMessage::Attached(attached) = heard else { unreachable!("heard {heard:?}") };
+        *attached
     }
 
     /// Hears a refusal, and closes after it as agents do.
     pub(crate) async fn refused(&mut self) -> Code {
-        match self.hear().await {
-            GatewayMessage::Error(failure) => {
-                self.connection.close(0_u32.into(), b"");
-                failure.code
-            }
-            other => panic!("not an error but {other:?}"),
-        }
+        let heard = self.hear().await;
+        let GatewayMessage::Error(failure) = heard else { unreachable!("heard {heard:?}") };
+        self.connection.close(0_u32.into(), b"");
+        failure.code
     }
 
     pub(crate) async fn open(&mut self) -> Line {

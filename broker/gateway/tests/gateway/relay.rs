@@ -52,7 +52,7 @@ async fn seated(office: &Office, n: u128) -> (Person, Call, Line, TcpStream) {
 
 #[tokio::test]
 async fn many_bytes_cross_both_ways_at_once_and_none_changes() {
-    let office = Office::open().await;
+    let office = Office::open();
     let (person, mut call, mut line, mut desktop) = seated(&office, 1).await;
     let (up, down) = (noise(9 * MIB + 7, 1), noise(17 * MIB + 3, 2));
     let digests = (sha256(&up), sha256(&down));
@@ -81,7 +81,7 @@ async fn many_bytes_cross_both_ways_at_once_and_none_changes() {
 
 #[tokio::test]
 async fn small_pieces_cross_one_by_one() {
-    let office = Office::open().await;
+    let office = Office::open();
     let (_, _call, mut line, mut desktop) = seated(&office, 1).await;
     for _ in 0..200 {
         echo(&mut line, &mut desktop).await;
@@ -90,7 +90,7 @@ async fn small_pieces_cross_one_by_one() {
 
 #[tokio::test]
 async fn an_agent_that_has_finished_still_hears_the_desktop_out() {
-    let office = Office::open().await;
+    let office = Office::open();
     let (person, mut call, mut line, mut desktop) = seated(&office, 1).await;
     line.send.write_all(b"question").await.expect("room");
     line.send.finish().expect("open");
@@ -114,7 +114,7 @@ async fn an_agent_that_has_finished_still_hears_the_desktop_out() {
 
 #[tokio::test]
 async fn a_desktop_that_closes_first_is_reported_with_the_viewers_word() {
-    let office = Office::open().await;
+    let office = Office::open();
     let (person, mut call, mut line, mut desktop) = seated(&office, 1).await;
     desktop.write_all(b"last words").await.expect("room");
     drop(desktop);
@@ -129,7 +129,7 @@ async fn a_desktop_that_closes_first_is_reported_with_the_viewers_word() {
 
 #[tokio::test]
 async fn a_desktop_that_resets_ends_its_own_session_only() {
-    let office = Office::open().await;
+    let office = Office::open();
     let (person, mut call, mut line, desktop) = seated(&office, 1).await;
     let (_, _call, mut other_line, mut other_desktop) = seated(&office, 2).await;
     desktop.set_zero_linger().expect("an option");
@@ -145,7 +145,7 @@ async fn a_desktop_that_resets_ends_its_own_session_only() {
 
 #[tokio::test]
 async fn a_desktop_that_sends_without_end_is_held_back_by_an_agent_that_does_not_read() {
-    let office = Office::open().await;
+    let office = Office::open();
     let (person, mut call, mut line, mut desktop) = seated(&office, 1).await;
     let (_, _call, mut other_line, mut other_desktop) = seated(&office, 2).await;
     let piece = noise(MIB, 3);
@@ -169,7 +169,7 @@ async fn a_desktop_that_sends_without_end_is_held_back_by_an_agent_that_does_not
 
 #[tokio::test]
 async fn an_agent_that_sends_without_end_is_held_back_by_a_desktop_that_does_not_read() {
-    let office = Office::open().await;
+    let office = Office::open();
     let (_, _flooding, mut line, mut desktop) = seated(&office, 1).await;
     let (_, _call, mut other_line, mut other_desktop) = seated(&office, 2).await;
     let piece = noise(MIB, 4);
@@ -187,7 +187,7 @@ async fn an_agent_that_sends_without_end_is_held_back_by_a_desktop_that_does_not
 
 #[tokio::test]
 async fn an_agent_that_is_gone_takes_its_desktops_connection_with_it() {
-    let office = Office::open().await;
+    let office = Office::open();
     let (person, call, mut line, mut desktop) = seated(&office, 1).await;
     echo(&mut line, &mut desktop).await;
     call.connection.close(0_u32.into(), b"");
@@ -199,7 +199,7 @@ async fn an_agent_that_is_gone_takes_its_desktops_connection_with_it() {
 
 #[tokio::test]
 async fn what_an_agent_sent_before_its_bye_reaches_the_desktop() {
-    let office = Office::open().await;
+    let office = Office::open();
     let (person, mut call, mut line, mut desktop) = seated(&office, 1).await;
     let last = noise(100_000, 6);
     line.send.write_all(&last).await.expect("room");
@@ -214,7 +214,7 @@ async fn what_an_agent_sent_before_its_bye_reaches_the_desktop() {
 
 #[tokio::test]
 async fn a_second_channel_is_refused_and_the_first_goes_on() {
-    let office = Office::open().await;
+    let office = Office::open();
     let (_, mut call, mut line, mut desktop) = seated(&office, 1).await;
     for _ in 0..20 {
         let mut second = call.open().await;
@@ -226,7 +226,7 @@ async fn a_second_channel_is_refused_and_the_first_goes_on() {
 
 #[tokio::test]
 async fn a_channel_that_opens_with_anything_else_is_a_fault() {
-    let office = Office::open().await;
+    let office = Office::open();
     for (n, first) in [json!({"channel": "usb"}), json!({}), json!("rdp")].iter().enumerate() {
         let (listener, target) = desktop().await;
         let person = office.person(n as u128, target);
@@ -245,7 +245,7 @@ async fn a_channel_that_opens_with_anything_else_is_a_fault() {
 
 #[tokio::test]
 async fn a_control_frame_of_a_newer_agent_is_answered_and_harms_nothing() {
-    let office = Office::open().await;
+    let office = Office::open();
     let (_, mut call, mut line, mut desktop) = seated(&office, 1).await;
     call.say(&AgentMessage::Ack { channel: Channel::Rdp, received: 12 }).await;
     call.say(&json!({"type": "dance", "steps": 3})).await;
@@ -255,7 +255,7 @@ async fn a_control_frame_of_a_newer_agent_is_answered_and_harms_nothing() {
 
 #[tokio::test]
 async fn a_control_frame_that_breaks_the_rules_ends_the_link() {
-    let office = Office::open().await;
+    let office = Office::open();
     let (second_attach, _, _, _) = seated(&office, 90).await;
     let again = |call: &Call| {
         let attach = second_attach.attach(second_attach.ticket(), 2, &call.exporter);

@@ -16,8 +16,8 @@ fn claims() -> Value {
     })
 }
 
-fn keys(signer: &Key) -> TokenKeys {
-    TokenKeys::new(ISSUER, [(KID.to_owned(), signer.public())])
+fn keys(issuer: &Key) -> TokenKeys {
+    TokenKeys::new(ISSUER, [(KID.to_owned(), issuer.public())])
 }
 
 fn with(mut value: Value, name: &str, to: Value) -> Value {
@@ -31,10 +31,10 @@ fn verify(keys: &TokenKeys, token: &str) -> Result<Claims, TokenError> {
 
 #[test]
 fn a_token_is_good_for_what_its_type_says_whatever_the_time() {
-    let signer = Key::new();
-    let keys = keys(&signer);
-    let ticket = signer.token(&header(TYP_TICKET), &claims());
-    let grant = signer.token(&header(TYP_RESUME), &claims());
+    let issuer = Key::new();
+    let keys = keys(&issuer);
+    let ticket = issuer.token(&header(TYP_TICKET), &claims());
+    let grant = issuer.token(&header(TYP_RESUME), &claims());
     let said = verify(&keys, &ticket).expect("a good ticket, long expired");
     assert_eq!(serde_json::to_value(said).expect("JSON"), claims());
     assert!(keys.verify(&grant, TokenKind::Resume).is_ok());
@@ -57,8 +57,8 @@ fn a_key_can_be_replaced() {
 
 #[test]
 fn the_header_names_our_algorithm_our_type_and_our_key_and_nothing_else() {
-    let signer = Key::new();
-    let keys = keys(&signer);
+    let issuer = Key::new();
+    let keys = keys(&issuer);
     let good = header(TYP_TICKET);
     for (name, value) in [
         ("alg", json!("none")),
@@ -86,7 +86,7 @@ fn the_header_names_our_algorithm_our_type_and_our_key_and_nothing_else() {
         ("cty", json!("JWT")),
         ("zip", json!("DEF")),
     ] {
-        let token = signer.token(&with(good.clone(), name, value.clone()), &claims());
+        let token = issuer.token(&with(good.clone(), name, value.clone()), &claims());
         let refused = verify(&keys, &token);
         assert!(
             matches!(refused, Err(TokenError::Header | TokenError::UnknownKey)),
@@ -96,7 +96,7 @@ fn the_header_names_our_algorithm_our_type_and_our_key_and_nothing_else() {
     for name in ["alg", "typ", "kid"] {
         let mut without = good.clone();
         without.as_object_mut().expect("an object").remove(name);
-        assert!(verify(&keys, &signer.token(&without, &claims())).is_err(), "without {name}");
+        assert!(verify(&keys, &issuer.token(&without, &claims())).is_err(), "without {name}");
     }
     // A member twice: which one would count?
     let text = good.to_string();
@@ -106,19 +106,19 @@ fn the_header_names_our_algorithm_our_type_and_our_key_and_nothing_else() {
         URL_SAFE_NO_PAD.encode(doubled),
         URL_SAFE_NO_PAD.encode(claims().to_string())
     );
-    let signature = URL_SAFE_NO_PAD.encode(signer.sign(signed.as_bytes()));
+    let signature = URL_SAFE_NO_PAD.encode(issuer.sign(signed.as_bytes()));
     assert!(verify(&keys, &format!("{signed}.{signature}")).is_err());
 }
 
 #[test]
 fn no_other_signature_is_good() {
-    let (signer, stranger) = (Key::new(), Key::new());
-    let keys = keys(&signer);
-    let ticket = signer.token(&header(TYP_TICKET), &claims());
+    let (issuer, stranger) = (Key::new(), Key::new());
+    let keys = keys(&issuer);
+    let ticket = issuer.token(&header(TYP_TICKET), &claims());
     let (signed, _) = ticket.rsplit_once('.').expect("three parts");
 
     // HS256 with the public key as the secret, under either name.
-    let secret = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, signer.public().bytes());
+    let secret = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, issuer.public().bytes());
     for alg in ["HS256", "EdDSA"] {
         let header = with(header(TYP_TICKET), "alg", json!(alg)).to_string();
         let signed = format!(
@@ -142,9 +142,9 @@ fn no_other_signature_is_good() {
 
 #[test]
 fn claims_of_another_issuer_or_shape_are_refused_though_we_signed_them() {
-    let signer = Key::new();
-    let keys = keys(&signer);
-    let sign = |claims: &Value| signer.token(&header(TYP_TICKET), claims);
+    let issuer = Key::new();
+    let keys = keys(&issuer);
+    let sign = |claims: &Value| issuer.token(&header(TYP_TICKET), claims);
     for name in claims().as_object().expect("an object").keys() {
         let mut without = claims();
         without.as_object_mut().expect("an object").remove(name);
@@ -169,10 +169,10 @@ fn claims_of_another_issuer_or_shape_are_refused_though_we_signed_them() {
 
 #[test]
 fn a_token_too_long_is_not_even_looked_at() {
-    let signer = Key::new();
+    let issuer = Key::new();
     let long = with(claims(), "iss", json!("x".repeat(TOKEN_MAX)));
-    let token = signer.token(&header(TYP_TICKET), &long);
-    assert!(matches!(verify(&keys(&signer), &token), Err(TokenError::Length { .. })));
+    let token = issuer.token(&header(TYP_TICKET), &long);
+    assert!(matches!(verify(&keys(&issuer), &token), Err(TokenError::Length { .. })));
 }
 
 proptest! {
@@ -182,8 +182,8 @@ proptest! {
         to in prop::sample::select(&b"ABCXYZabcxyz0189-_.=+/ \0"[..]),
         how in 0..3_u8,
     ) {
-        let signer = Key::new();
-        let ticket = signer.token(&header(TYP_TICKET), &claims());
+        let issuer = Key::new();
+        let ticket = issuer.token(&header(TYP_TICKET), &claims());
         let mut changed = ticket.clone().into_bytes();
         let at = at.index(changed.len());
         match how {
@@ -193,7 +193,7 @@ proptest! {
         }
         let changed = String::from_utf8(changed).expect("ASCII");
         prop_assume!(changed != ticket);
-        prop_assert!(verify(&keys(&signer), &changed).is_err());
+        prop_assert!(verify(&keys(&issuer), &changed).is_err());
     }
 
     #[test]
@@ -205,9 +205,9 @@ proptest! {
 
     #[test]
     fn any_json_we_signed_is_our_claims_or_refused(name in "[a-z]{1,4}", value in "\\PC{0,20}") {
-        let signer = Key::new();
+        let issuer = Key::new();
         let other = with(claims(), &name, json!(value));
-        if let Ok(said) = verify(&keys(&signer), &signer.token(&header(TYP_TICKET), &other)) {
+        if let Ok(said) = verify(&keys(&issuer), &issuer.token(&header(TYP_TICKET), &other)) {
             prop_assert_eq!(serde_json::to_value(said).expect("JSON"), other);
         }
     }
