@@ -22,7 +22,7 @@ use tracing::{info, warn};
 
 use crate::dial::DialError;
 use crate::handler::{Gateway, LINGER, close, fault, last_word, stopping};
-use crate::redeem::{LinkEnd, LinkReport, Redeemed, Unreachable};
+use crate::redeem::{self, LinkEnd, LinkReport, Redeemed, Unreachable};
 use crate::relay::{self, Desktop, Parted, ToAgent};
 use crate::sessions::Registration;
 
@@ -129,10 +129,16 @@ impl Gateway {
             Ok(socket) => Desktop::new(socket),
             Err(failed) => return Outcome::Unreachable(failed),
         };
-        self.metrics.dialled(begun.elapsed());
+        let took = begun.elapsed();
+        self.metrics.dialled(took);
 
+        let (sid, number) = registration.id();
+        let report = redeem::Attached { sid, epoch: redeemed.epoch, link: number, took };
         let attached = GatewayMessage::Attached(Box::new(self.attached(registration, redeemed)));
-        if writer.write(&attached, LIMIT_AFTER, Instant::now() + WRITE_DEADLINE).await.is_err() {
+        let told = writer.write(&attached, LIMIT_AFTER, Instant::now() + WRITE_DEADLINE);
+        // Both at once: the agent opens its channel while the broker commits.
+        let ((), told) = tokio::join!(self.broker.attached(report), told);
+        if told.is_err() {
             return Outcome::Ended(LinkEnd::AgentGone);
         }
         *attached_at = Some(Instant::now());

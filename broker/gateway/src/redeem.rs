@@ -21,8 +21,9 @@ use uuid::Uuid;
 
 /// The broker, as a gateway sees it.
 ///
-/// After each [`Redeemed`] the gateway makes exactly one report about that link,
-/// [`Broker::unreachable`] or [`Broker::detached`], unless the process ends.
+/// After each [`Redeemed`] the gateway reports [`Broker::attached`] if it reached
+/// the desktop, and then exactly one end of that link, [`Broker::unreachable`] or
+/// [`Broker::detached`], unless the process ends.
 #[async_trait]
 pub trait Broker: Send + Sync + 'static {
     /// Opens a session's link, at most once for a ticket.
@@ -34,6 +35,10 @@ pub trait Broker: Send + Sync + 'static {
     ///
     /// Refuses with the code that the agent is told, or cannot answer now.
     async fn redeem(&self, request: RedeemRequest) -> Result<Redeemed, Refused>;
+
+    /// Learns that the desktop was reached. No byte of the desktop's passes before
+    /// this returns, so a broker that dies knows which desktops were used.
+    async fn attached(&self, report: Attached);
 
     /// Learns that the desktop did not answer, so the link never carried a byte.
     async fn unreachable(&self, report: Unreachable);
@@ -111,6 +116,19 @@ impl Refused {
             Self::Busy { .. } => true,
         }
     }
+}
+
+/// A link whose desktop was reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attached {
+    /// The session.
+    pub sid: SessionId,
+    /// The epoch of its assignment.
+    pub epoch: Epoch,
+    /// The link.
+    pub link: LinkNumber,
+    /// From the broker's answer to the desktop's.
+    pub took: Duration,
 }
 
 /// A desktop that could not be dialled.

@@ -31,7 +31,9 @@ use tegata_gateway::dial::{TargetPolicy, TargetRule};
 use tegata_gateway::handler::{Gateway, Identity};
 use tegata_gateway::metrics::Metrics;
 use tegata_gateway::proof::{purpose_of, thumbprint};
-use tegata_gateway::redeem::{Broker, LinkReport, RedeemRequest, Redeemed, Refused, Unreachable};
+use tegata_gateway::redeem::{
+    Attached as Reached, Broker, LinkReport, RedeemRequest, Redeemed, Refused, Unreachable,
+};
 use tegata_gateway::sessions::Sessions;
 use tegata_gateway::verify::TokenKeys;
 use tegata_proto::ALPN_SESSION;
@@ -142,6 +144,7 @@ pub(crate) struct Books {
     sessions: HashMap<SessionId, Session>,
     used: HashSet<TicketId>,
     pub(crate) asked: usize,
+    pub(crate) attached: Vec<SessionId>,
     pub(crate) reports: Vec<LinkReport>,
     pub(crate) unreachable: Vec<Unreachable>,
 }
@@ -157,12 +160,18 @@ struct Session {
 pub(crate) struct Bookkeeper {
     books: watch::Sender<Books>,
     answering: RwLock<()>,
+    committing: RwLock<()>,
 }
 
 impl Bookkeeper {
     /// Keeps every answer back, after its decision, until the guard is dropped.
     pub(crate) async fn hold(&self) -> RwLockWriteGuard<'_, ()> {
         self.answering.write().await
+    }
+
+    /// Keeps every attach off the books until the guard is dropped.
+    pub(crate) async fn hold_books(&self) -> RwLockWriteGuard<'_, ()> {
+        self.committing.write().await
     }
 
     /// Waits until the books say so, and returns what they hold then.
@@ -201,6 +210,11 @@ impl Broker for Bookkeeper {
         });
         let _may_answer = self.answering.read().await;
         answer
+    }
+
+    async fn attached(&self, report: Reached) {
+        let _may_commit = self.committing.read().await;
+        self.books.send_modify(|books| books.attached.push(report.sid));
     }
 
     async fn unreachable(&self, report: Unreachable) {
@@ -264,7 +278,8 @@ impl Office {
         let metrics = Metrics::register(&mut registry);
         let sessions = Sessions::new(metrics.clone());
         let (books, answering) = (watch::Sender::new(Books::default()), RwLock::new(()));
-        let broker = Arc::new(Bookkeeper { books, answering });
+        let committing = RwLock::default();
+        let broker = Arc::new(Bookkeeper { books, answering, committing });
         let loopback = "127.0.0.1/32".parse().expect("a prefix");
         let office = NetworkClass::new("office").expect("a name");
         let gateway = Gateway {

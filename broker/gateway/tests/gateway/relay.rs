@@ -51,6 +51,24 @@ async fn seated(office: &Office, n: u128) -> (Person, Call, Line, TcpStream) {
 }
 
 #[tokio::test]
+async fn no_byte_passes_before_the_broker_knows_that_the_desktop_was_reached() {
+    let office = Office::open();
+    let (listener, target) = desktop().await;
+    let person = office.person(1, target);
+    let held = office.broker.hold_books().await;
+    let (mut call, mut line, mut desktop) = office.seat(&person, &listener).await;
+    desktop.write_all(b"early").await.expect("room");
+    let mut heard = [0; 5];
+    let early = timeout(STUCK, line.recv.read_exact(&mut heard)).await;
+    assert!(early.is_err(), "nothing before the books are written");
+    drop(held);
+    within(line.recv.read_exact(&mut heard)).await.expect("five bytes");
+    assert_eq!(&heard, b"early");
+    office.broker.until(|books| (books.attached == [person.sid]).then_some(())).await;
+    call.bye(Code::Disconnected).await;
+}
+
+#[tokio::test]
 async fn many_bytes_cross_both_ways_at_once_and_none_changes() {
     let office = Office::open();
     let (person, mut call, mut line, mut desktop) = seated(&office, 1).await;
