@@ -309,3 +309,6 @@ impl Assignment {
         Ok(effects)
     }
 }
+
+#[cfg(test)]
+mod tests;

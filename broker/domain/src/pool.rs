@@ -351,4 +351,37 @@ mod tests {
         ];
         assert_eq!(keys, wanted);
     }
+
+    #[test]
+    fn each_fault_is_found_alone() {
+        let sato: UserId = "honsho/1".parse().unwrap();
+        let faults: [(&str, &dyn Fn(&mut RawPool)); 14] = [
+            ("label", &|pool| pool.label.clear()),
+            ("label", &|pool| pool.label = "a".repeat(LABEL_MAX + 1)),
+            ("security", &|pool| pool.security = None),
+            ("security", &|pool| pool.protocol = Protocol::Tcp),
+            ("hold_ms", &|pool| pool.hold_ms = 3_600_001),
+            ("grace_ms", &|pool| pool.grace_ms = 7 * 24 * 3_600_000 + 1),
+            ("queue_wait_ms", &|pool| pool.queue_wait_ms = 600_001),
+            ("queue_limit", &|pool| pool.queue_limit = QUEUE_MAX + 1),
+            ("entitlements", &|pool| {
+                pool.entitlements = vec![Entitlement::User(sato.clone()); ENTITLEMENTS_MAX + 1];
+            }),
+            ("desktops[1].name", &|pool| pool.desktops[1].name = pool.desktops[0].name.clone()),
+            ("desktops[1].address", &|pool| pool.desktops[1].address = pool.desktops[0].address),
+            ("desktops[0].address", &|pool| pool.desktops[0].address.set_port(0)),
+            ("desktops[0].owner", &|pool| pool.desktops[0].owner = Some(sato.clone())),
+            ("desktops[1].owner", &|pool| {
+                pool.kind = Kind::Dedicated;
+                pool.desktops.iter_mut().for_each(|desktop| desktop.owner = Some(sato.clone()));
+            }),
+        ];
+        for (key, spoil) in faults {
+            let mut bad = raw();
+            spoil(&mut bad);
+            let Faults(found) = Pool::try_from(bad).unwrap_err();
+            let keys: Vec<_> = found.iter().map(|fault| fault.key.as_str()).collect();
+            assert_eq!(keys, [key]);
+        }
+    }
 }

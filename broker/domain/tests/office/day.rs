@@ -213,7 +213,10 @@ impl Day {
                 if dice.once_in(8) {
                     machine.certificate = 3 - machine.certificate;
                 }
-                self.probe(id);
+                // Otherwise a gateway is the first to notice.
+                if dice.once_in(2) {
+                    self.probe(id);
+                }
             }
             23 => self.probe(id),
             24..=26 => self.an_administrator_acts(id, dice),

@@ -246,6 +246,21 @@ fn a_desktop_that_never_answered_is_left_and_one_with_work_on_it_is_not() {
 }
 
 #[test]
+fn a_dial_that_fails_once_does_not_lock_the_persons_own_desktop_away() {
+    let mut day = Day::begin([FLOATING_NEVER]);
+    let desktop = day.install(0, None);
+    let (_, sid) = works(&mut day, "sato");
+    day.link_ends(sid, Event::LinkLost);
+    day.settle();
+    day.building.machine(desktop).answers = false;
+    let (_, claims) = dials(&mut day, "sato");
+    day.dialled(claims.sid);
+    day.settle();
+    day.building.machine(desktop).answers = true;
+    assert_eq!(works(&mut day, "sato").0, desktop);
+}
+
+#[test]
 fn a_late_word_about_yesterday_does_not_touch_the_next_holder() {
     let (mut day, ids) = office_of(1);
     let (_, sid) = works(&mut day, "sato");

@@ -1,0 +1,102 @@
+//! What comes out to be done. Who may hold what is judged by `tests/office`.
+
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::*;
+use crate::pool::{Kind, Reuse};
+use crate::session::Event;
+
+const NOW: Timestamp = Timestamp::from_millis(1_000_000);
+const GRACE: Duration = Duration::from_hours(8);
+const RULES: Rules = Rules { kind: Kind::Floating, reuse: Reuse::AfterLogoff, grace: GRACE };
+const FIRST: SessionId = SessionId(Uuid::from_u128(1));
+const SECOND: SessionId = SessionId(Uuid::from_u128(2));
+
+fn sato() -> Holder {
+    Holder { user: "honsho/sato".parse().expect("a user"), account: Some("sato".into()) }
+}
+
+fn nobody(asked: Timestamp) -> Observation {
+    Observation { logged_on: [].into(), asked }
+}
+
+/// A desktop that Sato works on.
+fn at_work() -> Assignment {
+    let mut assignment = Assignment::new(Desktop::listed(None, None), []);
+    let freed = assignment.probed(Probe::Answered(None), RULES, NOW);
+    assert_eq!(freed, Ok(vec![Effect::Freed]), "somebody may wait for it");
+    assignment.assign(FIRST, sato(), RULES, NOW).expect("it is ready");
+    assert_eq!(assignment.redeemed(FIRST, RULES, NOW), Ok(vec![]));
+    assert_eq!(assignment.session_event(FIRST, Event::Attached, RULES, NOW), Ok(vec![]));
+    assignment
+}
+
+#[test]
+fn a_probe_frees_a_desktop_once() {
+    let mut assignment = Assignment::new(Desktop::listed(None, None), []);
+    assignment.probed(Probe::Answered(None), RULES, NOW).expect("it fits");
+    assert_eq!(assignment.probed(Probe::Answered(None), RULES, NOW), Ok(vec![]));
+}
+
+#[test]
+fn an_observed_log_off_frees_the_desktop_without_asking_twice() {
+    let mut assignment = at_work();
+    let asks = assignment.session_event(FIRST, Event::DesktopClosed, RULES, NOW);
+    assert_eq!(asks, Ok(vec![Effect::AskOccupancy]));
+    let learnt = NOW.after(Duration::from_secs(5));
+    assert_eq!(assignment.observed(nobody(NOW), RULES, learnt), Ok(vec![Effect::Freed]));
+    assert_eq!(assignment.sessions[&FIRST], session::State::Ended { cause: Cause::LoggedOff });
+    assert_eq!(assignment.desktop.state, desktop::State::Ready { since: learnt });
+}
+
+#[test]
+fn a_new_login_is_no_reason_to_ask_and_a_redeem_closes_the_other_device() {
+    let mut assignment = at_work();
+    let epoch = assignment.desktop.epoch;
+    assignment.assign(SECOND, sato(), RULES, NOW).expect("it is Sato's");
+    assert_eq!(assignment.desktop.epoch, epoch, "it has not changed hands");
+    let close = Effect::CloseLinks { sid: FIRST, code: Code::TakenOver };
+    assert_eq!(assignment.redeemed(SECOND, RULES, NOW), Ok(vec![close]));
+    assert_eq!(assignment.desktop.session, Some(SECOND));
+    assert_eq!(assignment.due(RULES, NOW), Ok(vec![close]), "until the gateway confirms");
+    assert_eq!(assignment.session_event(FIRST, Event::Closed, RULES, NOW), Ok(vec![]));
+    assert_eq!(assignment.due(RULES, NOW), Ok(vec![]));
+}
+
+#[test]
+fn a_recycling_desktop_is_asked_about_at_each_pass_and_logged_off_after_grace() {
+    let mut assignment = at_work();
+    let ask = Ok(vec![Effect::AskOccupancy]);
+    assert_eq!(assignment.session_event(FIRST, Event::LoggedOff, RULES, NOW), ask);
+    assert_eq!(assignment.due(RULES, NOW), ask);
+    assert_eq!(assignment.due(RULES, NOW.after(GRACE)), Ok(vec![Effect::LogOff]));
+}
+
+#[test]
+fn nobody_comes_back_in_time_and_is_logged_off_at_once() {
+    let mut assignment = at_work();
+    assignment.session_event(FIRST, Event::LinkLost, RULES, NOW).expect("it fits");
+    let effects = assignment.due(RULES, NOW.after(GRACE)).expect("time fits");
+    assert_eq!(effects, [Effect::AskOccupancy, Effect::LogOff]);
+}
+
+#[test]
+fn a_withdrawn_desktop_leaves_when_its_last_session_is_over() {
+    let mut assignment = at_work();
+    assert_eq!(assignment.withdrawn(RULES, NOW), Ok(vec![]));
+    let remove = Ok(vec![Effect::Remove]);
+    assert_eq!(assignment.session_event(FIRST, Event::LoggedOff, RULES, NOW), remove);
+}
+
+#[test]
+fn a_session_of_another_desktop_is_not_here() {
+    let mut assignment = at_work();
+    let before = assignment.clone();
+    assert_eq!(assignment.redeemed(SECOND, RULES, NOW), Err(Refused::NotHere(SECOND)));
+    assert_eq!(assignment, before);
+    let tanaka = Holder { user: "honsho/tanaka".parse().expect("a user"), account: None };
+    assert!(assignment.assign(SECOND, tanaka, RULES, NOW).is_err(), "it is Sato's");
+    assert_eq!(assignment, before);
+}
