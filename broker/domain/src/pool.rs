@@ -352,10 +352,12 @@ mod tests {
         assert_eq!(keys, wanted);
     }
 
+    type Spoil<'a> = &'a dyn Fn(&mut RawPool);
+
     #[test]
     fn each_fault_is_found_alone() {
         let sato: UserId = "honsho/1".parse().unwrap();
-        let faults: [(&str, &dyn Fn(&mut RawPool)); 14] = [
+        let faults: [(&str, Spoil<'_>); 14] = [
             ("label", &|pool| pool.label.clear()),
             ("label", &|pool| pool.label = "a".repeat(LABEL_MAX + 1)),
             ("security", &|pool| pool.security = None),

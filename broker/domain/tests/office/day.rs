@@ -187,14 +187,19 @@ impl Day {
 
     /// One thing happens, whatever the dice say.
     pub(crate) fn happens(&mut self, dice: &mut Dice) {
-        let small = u64::try_from(dice.roll(2_000)).expect("a small number");
+        let small = u64::try_from(dice.roll(800)).expect("a small number");
         self.office.wait(Duration::from_millis(1 + small));
         let ids: Vec<_> = self.office.seats.keys().copied().collect();
         let Some(id) = dice.pick(ids) else { return };
         match dice.roll(30) {
             0..=3 => {
                 let person = PEOPLE[dice.roll(PEOPLE.len())];
-                self.log_in(person, dice.roll(self.office.pools.len()));
+                let ticket = self.log_in(person, dice.roll(self.office.pools.len()));
+                if let Some(claims) = ticket
+                    && dice.once_in(2)
+                {
+                    let _ = self.redeem(&claims);
+                }
             }
             4..=6 => {
                 let recent = self.tickets.iter().rev().take(3).cloned().collect::<Vec<_>>();
@@ -209,7 +214,7 @@ impl Day {
             21 => self.due(),
             22 => {
                 let machine = self.building.machine(id);
-                machine.answers = !machine.answers || !dice.once_in(4);
+                machine.answers = !machine.answers;
                 if dice.once_in(8) {
                     machine.certificate = 3 - machine.certificate;
                 }
@@ -243,6 +248,9 @@ impl Day {
     fn something_on_a_wire(&mut self, dice: &mut Dice) {
         let Some((sid, wire)) = dice.pick(self.building.wires.clone()) else { return };
         if !wire.open {
+            if dice.once_in(4) {
+                self.building.machine(wire.desktop).answers = false;
+            }
             return self.dialled(sid);
         }
         match dice.roll(8) {

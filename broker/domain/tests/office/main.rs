@@ -6,6 +6,7 @@ mod day;
 mod dice;
 mod office;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tegata_domain::desktop::{Quarantine, State};
@@ -45,7 +46,7 @@ impl Drop for Diary {
 
 #[test]
 fn no_day_in_the_office_breaks_an_invariant() {
-    let (mut handed_on, mut redeemed) = (0, 0);
+    let (mut handed_on, mut redeemed, mut ends) = (0, 0, BTreeMap::new());
     for seed in 0..DAYS {
         let mut diary = Diary { seed, step: 0 };
         let mut dice = Dice::new(seed);
@@ -67,12 +68,17 @@ fn no_day_in_the_office_breaks_an_invariant() {
         }
         let epochs = day.office.seats.values().map(|seat| seat.desktop.epoch.0);
         handed_on += epochs.filter(|epoch| *epoch > 1).count();
-        let stays = day.office.stays.values();
-        redeemed += stays.filter(|stay| stay.highest_link.0 > 0).count();
+        for stay in day.office.stays.values() {
+            redeemed += u32::from(stay.highest_link.0 > 0);
+            if let session::State::Ended { cause } = stay.state {
+                *ends.entry(cause).or_insert(0) += 1;
+            }
+        }
     }
     // A walk in which nothing happens would prove nothing.
     assert!(handed_on > 100, "only {handed_on} desktops changed hands");
     assert!(redeemed > 1_000, "only {redeemed} tickets were redeemed");
+    assert!(ends.len() == 6 && ends.values().all(|n| *n > 50), "only these ends: {ends:?}");
 }
 
 /// One floating pool with this many desktops.
