@@ -2,7 +2,7 @@
 //!
 //! [`Decoder`] takes bytes as they come and gives whole bodies; it never holds
 //! more than its limit and refuses a length before anything is stored for it.
-//! [`read`] and [`write`] turn a body into a message and back.
+//! [`read()`] and [`write()`] turn a body into a message and back.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
