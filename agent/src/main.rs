@@ -1,2 +1,172 @@
-//! Placeholder.
-fn main() {}
+//! `tegata-agent`: logs a person in and shows their desktop.
+
+mod memory;
+
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use clap::Parser as _;
+use tegata_agent::arguments::{Arguments, Command, LoginArguments, Plan, Progress};
+use tegata_agent::config::Config;
+use tegata_agent::login::VERSION;
+use tegata_agent::password;
+use tegata_agent::progress::{Event, Json, Person, Plain};
+use tegata_agent::run::Run;
+use tegata_agent::words::Phrase;
+use tegata_agent::{Agent, Authority, Wishes};
+use tegata_proto::code::Code;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+/// Exit of a command line that is not understood (`sysexits.h`).
+const EX_USAGE: u8 = 64;
+
+/// Exit of a configuration file that is not understood (`sysexits.h`).
+const EX_CONFIG: u8 = 78;
+
+/// Names the variable that sets what is logged on standard error.
+const LOG: &str = "TEGATA_LOG";
+
+/// Threads of the run: one carries the desktop, one is free for what blocks it.
+const WORKERS: usize = 2;
+
+/// How long a thread that waits for the terminal may hold up the exit.
+const STRAGGLERS: Duration = Duration::from_millis(100);
+
+fn main() -> ExitCode {
+    let start = Instant::now();
+    memory::keep_private();
+    let filter = EnvFilter::try_from_env(LOG).unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() { EX_USAGE.into() } else { ExitCode::SUCCESS };
+        }
+    };
+    match arguments.command {
+        Command::Version => {
+            let _ = writeln!(io::stdout(), "tegata-agent {VERSION}");
+            ExitCode::SUCCESS
+        }
+        Command::Login(arguments) => login(*arguments, start),
+    }
+}
+
+fn login(arguments: LoginArguments, start: Instant) -> ExitCode {
+    let config = match arguments.config.as_ref().map(std::fs::read_to_string).transpose() {
+        Ok(text) => text.unwrap_or_default().parse::<Config>().map_err(anyhow::Error::from),
+        Err(error) => Err(anyhow::Error::from(error).context("the configuration cannot be read")),
+    };
+    let config = match config {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("tegata-agent: {error:#}");
+            return EX_CONFIG.into();
+        }
+    };
+    let progress = arguments.progress;
+    // POSIX: the first of these that is set and not empty counts.
+    let locale = ["LC_ALL", "LC_MESSAGES", "LANG"]
+        .into_iter()
+        .filter_map(|name| std::env::var(name).ok())
+        .find(|value| !value.is_empty());
+    let plan = match arguments.plan(config, &locale.unwrap_or_default()) {
+        Ok(plan) => plan,
+        Err(error) => {
+            eprintln!("tegata-agent: {error}");
+            return Code::Configuration.exit().into();
+        }
+    };
+    let language = plan.language;
+    let code = match progress {
+        Progress::Plain => carry_out(plan, &mut Plain::new(io::stdout(), language)),
+        Progress::Json => carry_out(plan, &mut Json::new(io::stdout(), start)),
+    };
+    code.exit().into()
+}
+
+fn carry_out<P: Person>(plan: Plan, person: &mut P) -> Code {
+    match prepare(plan) {
+        Ok((runtime, agent, run)) => {
+            let code = runtime.block_on(async {
+                let stop = CancellationToken::new();
+                tokio::select! {
+                    code = run.carry_out(&agent, person, &stop) => code,
+                    never = signals(&stop) => match never {},
+                }
+            });
+            runtime.shutdown_timeout(STRAGGLERS);
+            code
+        }
+        Err((code, error)) => {
+            let detail = Some(format!("{error:#}"));
+            person.tell(&Event::Error { code, retry_after_ms: None, clock_suspect: false, detail });
+            code
+        }
+    }
+}
+
+/// Everything that needs no network, the prompts included: so that no broker
+/// waits for a person who types, and an interrupt at a prompt just ends it.
+fn prepare(plan: Plan) -> Result<(Runtime, Agent, Run), (Code, anyhow::Error)> {
+    let unusable = |error: anyhow::Error| (Code::Configuration, error);
+    let pem = std::fs::read(&plan.ca)
+        .with_context(|| format!("the CA file {} cannot be read", plan.ca.display()))
+        .map_err(unusable)?;
+    let authority = Authority::from_pem(&pem)
+        .with_context(|| format!("the CA file {} cannot be used", plan.ca.display()))
+        .map_err(unusable)?;
+    let name = match plan.username {
+        Some(name) => name,
+        None => password::name_from_terminal(plan.language).map_err(|e| unusable(e.into()))?,
+    };
+    let password = match &plan.password_file {
+        Some(path) => {
+            let read = password::from_file(path).map_err(|error| unusable(error.into()))?;
+            if read.is_exposed {
+                let path = path.display().to_string();
+                eprintln!("tegata-agent: {}", Phrase::ExposedFile.with(plan.language, &path));
+            }
+            read.password
+        }
+        None => password::from_terminal(plan.language).map_err(|e| unusable(e.into()))?,
+    };
+    // An empty password never leaves this machine; the answer is the one that
+    // any wrong password gets.
+    let wishes = Wishes::new(name, password).map_err(|error| (Code::Refused, error.into()))?;
+    let wishes = wishes.with_realm(plan.realm).with_pool(plan.pool);
+
+    let broken = |error: io::Error| (Code::Internal, anyhow::Error::from(error));
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .enable_all()
+        .build()
+        .map_err(broken)?;
+    let agent = {
+        let _inside = runtime.enter();
+        Agent::new(authority).map_err(broken)?.with_locale(plan.language.tag())
+    };
+    Ok((runtime, agent, Run { server: plan.server, viewer: plan.viewer, wishes }))
+}
+
+/// Turns the signals that ask for an end into one; a second one is no different.
+async fn signals(stop: &CancellationToken) -> std::convert::Infallible {
+    let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+    let mut waiting: Vec<_> = kinds.into_iter().filter_map(|kind| signal(kind).ok()).collect();
+    let any = std::future::poll_fn(|cx| {
+        if waiting.iter_mut().any(|signal| signal.poll_recv(cx).is_ready()) {
+            std::task::Poll::Ready(())
+        } else {
+            std::task::Poll::Pending
+        }
+    });
+    any.await;
+    stop.cancel();
+    std::future::pending().await
+}

@@ -1,0 +1,170 @@
+//! The agent as something that connects: one endpoint, one authority, any
+//! number of logins and sessions.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::{Connection, Endpoint, TransportConfig};
+use tegata_proto::PROTOCOL_VERSION;
+use tegata_proto::code::Code;
+use tegata_proto::frame::{LIMIT_AFTER, LIMIT_BEFORE};
+use tegata_proto::id::LinkNumber;
+use tegata_proto::login::{AgentMessage, BrokerMessage, Failure, Hello, TicketAnswer};
+use tegata_proto::proof::Purpose;
+use tokio::time::timeout;
+
+use crate::identity::Identity;
+use crate::link::{self, Candidate, Frames, LinkError};
+use crate::login::{Login, LoginRefused, Step, VERSION, Wishes};
+use crate::progress::{Event, Person};
+use crate::trust::{Authority, Expected};
+
+/// How long a broker may take to say `welcome`.
+const WELCOME_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long a broker may say nothing while it looks for a desktop; longer than a
+/// pool's queue and the start of a machine take.
+const PATIENCE: Duration = Duration::from_mins(10);
+
+/// Makes connections for any number of runs.
+#[derive(Debug, Clone)]
+pub struct Agent {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) authority: Authority,
+    pub(crate) transport: Arc<TransportConfig>,
+    locale: String,
+}
+
+/// Why a login came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum LoginError {
+    /// The broker was not reached, not believed or lost.
+    #[error("no login with the broker")]
+    Link(#[source] LinkError),
+    /// The conversation ended without a ticket.
+    #[error("the login was refused")]
+    Refused(#[source] LoginRefused),
+}
+
+impl From<LinkError> for LoginError {
+    fn from(error: LinkError) -> Self {
+        Self::Link(error)
+    }
+}
+
+impl From<LoginRefused> for LoginError {
+    fn from(refused: LoginRefused) -> Self {
+        Self::Refused(refused)
+    }
+}
+
+impl LoginError {
+    /// Returns the failure that the run ends with.
+    pub fn failure(&self) -> Failure {
+        match self {
+            Self::Link(error) => error.code().into(),
+            Self::Refused(LoginRefused::Said(failure)) => *failure,
+            Self::Refused(refused) => refused.code().into(),
+        }
+    }
+
+    /// Returns the code that the run ends with.
+    pub fn code(&self) -> Code {
+        self.failure().code
+    }
+}
+
+impl Agent {
+    /// Takes a socket of its own.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the system gives no socket.
+    pub fn new(authority: Authority) -> io::Result<Self> {
+        Ok(Self::over(link::endpoint()?, authority))
+    }
+
+    /// Uses an endpoint that is already there.
+    pub fn over(endpoint: Endpoint, authority: Authority) -> Self {
+        let transport = Arc::new(link::transport());
+        Self { endpoint, authority, transport, locale: "en".into() }
+    }
+
+    /// Names the person's language to brokers, as BCP 47.
+    pub fn with_locale(self, locale: impl Into<String>) -> Self {
+        Self { locale: locale.into(), ..self }
+    }
+
+    /// Logs in with a broker at one of these addresses and returns its answer.
+    ///
+    /// # Errors
+    ///
+    /// Says why there is no ticket.
+    pub async fn login<P: Person>(
+        &self,
+        servers: &[SocketAddr],
+        identity: &Identity,
+        wishes: &Wishes,
+        person: &mut P,
+    ) -> Result<TicketAnswer, LoginError> {
+        let candidates: Vec<_> = link::interleave(servers.iter().copied())
+            .into_iter()
+            .map(|address| Candidate { address, expected: Expected::Broker })
+            .collect();
+        let (broker, connection) =
+            link::race(&self.endpoint, &self.authority, &self.transport, &candidates).await?;
+        person.tell(&Event::Connected { address: broker.address });
+        let outcome = self.converse(&connection, identity, wishes, person).await;
+        link::close(&connection);
+        outcome
+    }
+
+    /// Waits until the peers have been told that their connections are closed.
+    pub async fn farewell(&self) {
+        self.endpoint.wait_idle().await;
+    }
+
+    async fn converse<P: Person>(
+        &self,
+        connection: &Connection,
+        identity: &Identity,
+        wishes: &Wishes,
+        person: &mut P,
+    ) -> Result<TicketAnswer, LoginError> {
+        let (mut say, hear) = connection.open_bi().await.map_err(LinkError::Lost)?;
+        let mut hear = Frames::new(hear);
+        let exporter = link::exporter(connection)?;
+        let hello = AgentMessage::Hello(Hello {
+            v: PROTOCOL_VERSION,
+            agent_version: VERSION.into(),
+            locale: self.locale.clone(),
+            device_id: None,
+            key: identity.public_key(),
+            proof: identity.prove(Purpose::Login, &exporter, LinkNumber::LOGIN),
+        });
+        link::say(&mut say, &hello, LIMIT_BEFORE).await?;
+
+        let mut login = Login::new(wishes);
+        let mut patience = WELCOME_DEADLINE;
+        loop {
+            // The limit is ours alone to set; the broker's own is tighter.
+            let message = timeout(patience, hear.next::<BrokerMessage>(LIMIT_AFTER))
+                .await
+                .map_err(|_| LinkError::Silent)??;
+            patience = PATIENCE;
+            for step in login.heard(message)? {
+                match step {
+                    Step::Say(message) => link::say(&mut say, &message, LIMIT_BEFORE).await?,
+                    Step::Tell(event) => person.tell(&event),
+                    Step::Ask(pools) => {
+                        let choice = login.chosen(person.choose(&pools).await)?;
+                        link::say(&mut say, &choice, LIMIT_BEFORE).await?;
+                    }
+                    Step::Done(answer) => return Ok(*answer),
+                }
+            }
+        }
+    }
+}
