@@ -46,6 +46,11 @@ pub(crate) struct DesktopStream<'a> {
 }
 
 impl DesktopStream<'_> {
+    /// Reads and drops what the desktop sends, until it ends.
+    pub(crate) async fn drain(self) -> End {
+        down(self.recv, tokio::io::sink(), self.security, self.first_byte).await
+    }
+
     /// Carries bytes both ways until both sides have closed, or one has and the
     /// other does not follow.
     pub(crate) async fn splice(

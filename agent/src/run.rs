@@ -16,7 +16,7 @@ use crate::identity::{Identity, NoKey};
 use crate::login::Wishes;
 use crate::progress::{Event, Person};
 use crate::relay::{DesktopStream, End};
-use crate::session::{AttachError, Session};
+use crate::session::{AttachError, Control, Session};
 use crate::viewer::{Scene, Shown, Stage, Viewer, ViewerError};
 
 /// How long the system may take to look a name up.
@@ -24,6 +24,9 @@ const LOOKUP_DEADLINE: Duration = Duration::from_secs(10);
 
 /// How long a viewer may take to say what its desktop's end meant.
 const LAST_WORD: Duration = Duration::from_secs(5);
+
+/// How long a gateway may take to say why a desktop's bytes ended.
+const CAUSE_WAIT: Duration = Duration::from_secs(1);
 
 /// How long the peers may take to hear that their connections are closed.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -248,6 +251,14 @@ async fn work<P: Person>(
     };
     // Ends the viewer, if it is still there, before the stream goes.
     drop(showing);
+    let ended = match ended {
+        // A gateway that ends a session cuts the bytes too; its word counts.
+        Ended::Here(Code::DesktopLost) | Ended::Lost(Code::DesktopLost) => {
+            let said = timeout(CAUSE_WAIT, cause(control, person)).await;
+            said.ok().flatten().map_or(ended, Ended::There)
+        }
+        ended => ended,
+    };
     if waits_for_first_byte && first_byte_came.try_recv().is_ok() {
         person.tell(&Event::FirstByte);
     }
@@ -263,7 +274,9 @@ async fn work<P: Person>(
         }
         Ended::Lost(code) => {
             session.control.close();
-            person.tell(&Event::LinkLost);
+            if code == Code::DesktopLost {
+                person.tell(&Event::LinkLost);
+            }
             code
         }
     })
@@ -304,6 +317,22 @@ async fn last_word(showing: impl Future<Output = Result<Shown, ViewerError>>, ca
             Ok(Ok(_) | Err(_)) | Err(_) => cause,
         },
         cause => cause,
+    }
+}
+
+/// Listens for why the gateway ended the session; `None` when it says no more.
+async fn cause<P: Person>(control: &mut Control, person: &mut P) -> Option<Code> {
+    loop {
+        match control.next().await.ok()? {
+            GatewayMessage::End { cause } => return Some(cause),
+            GatewayMessage::Error(Failure { code, .. }) => return Some(code),
+            GatewayMessage::Notice { code, args } => person.tell(&Event::Notice { code, args }),
+            GatewayMessage::Attached(_)
+            | GatewayMessage::Ack { .. }
+            | GatewayMessage::Grant { .. }
+            | GatewayMessage::Policy { .. }
+            | GatewayMessage::Unsupported => {}
+        }
     }
 }
 

@@ -29,7 +29,7 @@ pub enum Viewer {
     Exec(Vec<String>),
     /// Whatever connects to this loopback address.
     Forward(SocketAddr),
-    /// None; the session is held until it is ended.
+    /// None; what the desktop sends is dropped.
     Nothing,
 }
 
@@ -164,7 +164,7 @@ impl Stage {
         match self {
             Self::Process(process) => process.show(desktop, scene).await,
             Self::Forward(forward) => Ok(forward.show(desktop).await),
-            Self::Nothing => std::future::pending().await,
+            Self::Nothing => Ok(Shown::by(desktop.drain().await)),
         }
     }
 }

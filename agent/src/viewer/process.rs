@@ -77,8 +77,8 @@ impl Process {
         let (status, end) = tokio::select! {
             end = &mut bytes => match end {
                 // Not a byte more for it; the drop of `child` ends it.
-                End::NotSecured(_) | End::Lost(_) => return Ok(Shown::by(end)),
-                End::Viewer | End::Desktop => {
+                End::NotSecured(_) => return Ok(Shown::by(end)),
+                End::Viewer | End::Desktop | End::Lost(_) => {
                     (timeout(EXIT_WAIT, child.wait()).await.ok(), Some(end))
                 }
             },
@@ -88,13 +88,15 @@ impl Process {
         if let Some(end @ End::NotSecured(_)) = end {
             return Ok(Shown::by(end));
         }
-        let code = match status {
+        let said = match status {
             Some(Ok(status)) => self.meaning(status),
             // It hangs, or was waited for by somebody else: it said nothing.
-            Some(Err(_)) | None => match end {
-                Some(End::Desktop) => Code::DesktopLost,
-                Some(End::Viewer | End::NotSecured(_) | End::Lost(_)) | None => Code::Disconnected,
-            },
+            Some(Err(_)) | None => Code::Disconnected,
+        };
+        // A viewer that lost its desktop may call that a disconnect.
+        let code = match (&end, said) {
+            (Some(End::Desktop | End::Lost(_)), Code::Disconnected) => Code::DesktopLost,
+            (_, said) => said,
         };
         Ok(Shown { code, end })
     }
