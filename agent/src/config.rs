@@ -19,7 +19,7 @@ const SIDE: std::ops::RangeInclusive<u32> = 200..=8192;
 /// Most monitors that can be named.
 const MONITORS_MAX: usize = 16;
 
-/// What FreeRDP can scale to, in percent.
+/// What `FreeRDP` can scale to, in percent.
 const SCALES: [u32; 3] = [100, 140, 180];
 
 /// Keyboard types that Windows knows (MS-RDPBCGR §2.2.1.3.2 `keyboardType`).
@@ -73,7 +73,7 @@ pub struct Config {
     pub lang: Option<Language>,
     /// The viewer to use.
     pub viewer: Option<ViewerChoice>,
-    /// What FreeRDP is told.
+    /// What `FreeRDP` is told.
     pub freerdp: Options,
 }
 

@@ -25,7 +25,7 @@ use zeroize::Zeroizing;
 use crate::trust::{Authority, Distrust, Expected};
 
 /// How long a connection may be silent before it is lost.
-pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+pub const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// How often a silent connection says that it is there.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(15);

@@ -117,7 +117,7 @@ impl Run {
         person: &mut P,
         stop: &CancellationToken,
     ) -> Code {
-        let (code, last) = match self.to_the_end(agent, person, stop).await {
+        let (code, last) = match self.finish(agent, person, stop).await {
             Ok(code) => (code, closing(code)),
             Err(error) => (error.failure().code, error.event()),
         };
@@ -126,7 +126,7 @@ impl Run {
         code
     }
 
-    async fn to_the_end<P: Person>(
+    async fn finish<P: Person>(
         self,
         agent: &Agent,
         person: &mut P,

@@ -322,7 +322,7 @@ mod tests {
         Expected::Gateway { id: GatewayId::new(id).expect("a name"), spki_sha256 }
     }
 
-    fn is_role(result: Result<(), Distrust>) -> bool {
+    fn is_role(result: &Result<(), Distrust>) -> bool {
         matches!(result, Err(Distrust::Role { .. }))
     }
 
@@ -342,7 +342,7 @@ mod tests {
             &[],
             &["tegata:broker/b1", "tegata:gateway/g1"],
         ] {
-            assert!(is_role(judge(&ours, &Expected::Broker, &ours.issue(other))), "{other:?}");
+            assert!(is_role(&judge(&ours, &Expected::Broker, &ours.issue(other))), "{other:?}");
         }
     }
 
@@ -352,10 +352,10 @@ mod tests {
         let leaf = ca.issue(&["tegata:gateway/g1"]);
         let spki = leaf.spki_sha256();
         assert_eq!(judge(&ca, &gateway("g1", spki), &leaf), Ok(()));
-        assert!(is_role(judge(&ca, &gateway("g2", spki), &leaf)), "another name");
+        assert!(is_role(&judge(&ca, &gateway("g2", spki), &leaf)), "another name");
         assert_eq!(judge(&ca, &gateway("g1", Sha256([0; 32])), &leaf), Err(Distrust::Key));
         let broker = ca.issue(&["tegata:broker/g1"]);
-        assert!(is_role(judge(&ca, &gateway("g1", broker.spki_sha256()), &broker)));
+        assert!(is_role(&judge(&ca, &gateway("g1", broker.spki_sha256()), &broker)));
         let stranger = Ca::new().issue(&["tegata:gateway/g1"]);
         let judged = judge(&ca, &gateway("g1", stranger.spki_sha256()), &stranger);
         assert!(matches!(judged, Err(Distrust::Authority(_))), "{judged:?}");

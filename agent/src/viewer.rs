@@ -1,4 +1,4 @@
-//! What shows the desktop: FreeRDP, a command of the site, or a loopback port.
+//! What shows the desktop: `FreeRDP`, a command of the site, or a loopback port.
 //!
 //! A viewer is made ready before the login, so that a fault in the settings does
 //! not cost a desktop; it is shown the desktop's stream after the attach.
@@ -23,7 +23,7 @@ use crate::viewer::process::Process;
 /// Which viewer the person wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Viewer {
-    /// FreeRDP, with these options.
+    /// `FreeRDP`, with these options.
     Freerdp(freerdp::Options),
     /// A command and its arguments; never a shell.
     Exec(Vec<String>),
@@ -36,7 +36,7 @@ pub enum Viewer {
 /// Why a viewer cannot show the desktop.
 #[derive(Debug, thiserror::Error)]
 pub enum ViewerError {
-    /// FreeRDP is not installed.
+    /// `FreeRDP` is not installed.
     #[error("no program {} in the search path", freerdp::PROGRAMS.join(" or "))]
     NotInstalled,
     /// The loopback port cannot be had.
@@ -48,7 +48,7 @@ pub enum ViewerError {
         #[source]
         source: io::Error,
     },
-    /// The desktop speaks something that FreeRDP does not.
+    /// The desktop speaks something that `FreeRDP` does not.
     #[error("the desktop does not speak RDP; FreeRDP cannot show it")]
     NotRdp,
     /// The ticket answer lacks what an RDP desktop needs, or holds what cannot be

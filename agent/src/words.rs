@@ -209,6 +209,7 @@ impl Phrase {
 }
 
 /// Returns what a code means for the person.
+#[expect(clippy::too_many_lines, reason = "one table, read row by row")]
 pub fn reason(code: Code, language: Language) -> &'static str {
     let text = match code {
         Code::LoggedOff => Text { en: "You are logged off.", ja: "ログオフしました。" },

@@ -95,7 +95,7 @@ fn echoing(office: &mut Office, byes: &Byes) -> Gateway {
                 }
                 let _ = send.finish();
             };
-            let (_, heard) = tokio::join!(echo, peer.hear.next(1024));
+            let ((), heard) = tokio::join!(echo, peer.hear.next(1024));
             if let AgentMessage::Bye { code } = heard? {
                 byes.lock().expect("no panic").push(code);
             }
@@ -154,8 +154,11 @@ async fn bytes_go_through_the_forward_and_its_close_is_a_disconnect() {
         let sent: Vec<u8> = (0..300_000_u32).map(|n| n.to_le_bytes()[0]).collect();
         let (mut read, mut write) = viewer.split();
         let mut back = vec![0; sent.len()];
-        let (wrote, read) = tokio::join!(write.write_all(&sent), read.read_exact(&mut back));
-        assert!(wrote.is_ok() && read.is_ok() && back == sent, "every byte came back in order");
+        let (sending, reading) = tokio::join!(write.write_all(&sent), read.read_exact(&mut back));
+        assert!(
+            sending.is_ok() && reading.is_ok() && back == sent,
+            "every byte came back in order"
+        );
     })
     .await;
     assert_eq!(report.code, Code::Disconnected);
@@ -294,19 +297,16 @@ async fn several_pools_and_nobody_to_choose_is_a_matter_of_configuration() {
     let text = format!("{:?}", report.last());
     assert!(text.contains("keiri, soumu"), "they are listed: {text}");
 
-    let (mut person, _watch) = Recorder::new();
+    let (mut person, mut watch) = Recorder::new();
     person.choice = Some(PoolName::new("soumu").expect("a name"));
     let stop = CancellationToken::new();
-    let run = to(broker, Viewer::Nothing);
-    let chosen = async {
-        let carried = run.carry_out(&agent, &mut person, &stop);
-        tokio::join!(carried, async {
-            tokio::time::sleep(Duration::ZERO).await;
-        })
+    let run = Box::pin(to(broker, Viewer::Nothing).carry_out(&agent, &mut person, &stop));
+    let attached = async {
+        while !matches!(watch.recv().await, Some(Event::Attached { .. })) {}
+        stop.cancel();
     };
-    let ended = timeout(Duration::from_millis(1500), chosen).await;
-    drop(ended);
-    assert!(person.events.iter().any(|event| matches!(event, Event::Attached { .. })));
+    let (code, ()) = soon(async { tokio::join!(run, attached) }).await;
+    assert_eq!(code, Code::Disconnected);
 }
 
 #[tokio::test]

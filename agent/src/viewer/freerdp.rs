@@ -1,4 +1,4 @@
-//! FreeRDP: where it is, what it is told, what its exit means.
+//! `FreeRDP`: where it is, what it is told, what its exit means.
 //!
 //! Debian 12 has 2.11 as `xfreerdp`, later releases have 3.x as `xfreerdp3`. The
 //! two take a secret in different ways and spell the keyboard differently.
@@ -57,7 +57,7 @@ pub const EXTRA_ALLOWED: &[&str] = &[
     "-compression",
 ];
 
-/// How a FreeRDP wants to be spoken to.
+/// How a `FreeRDP` wants to be spoken to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Grammar {
     /// 2.x.
@@ -121,7 +121,7 @@ impl Default for Options {
     }
 }
 
-/// Finds FreeRDP in the search path.
+/// Finds `FreeRDP` in the search path.
 pub(super) fn find() -> Option<(PathBuf, Grammar)> {
     let path = std::env::var_os("PATH")?;
     PROGRAMS.iter().zip([Grammar::Two, Grammar::Three]).find_map(|(name, grammar)| {
@@ -130,7 +130,7 @@ pub(super) fn find() -> Option<(PathBuf, Grammar)> {
     })
 }
 
-/// What FreeRDP is told, openly and by a pipe.
+/// What `FreeRDP` is told, openly and by a pipe.
 pub(super) struct Told {
     pub(super) arguments: Vec<String>,
     /// For 2.x the answers to its prompts, on standard input; for 3.x all
@@ -138,8 +138,8 @@ pub(super) struct Told {
     pub(super) secret_lines: Option<SecretLines>,
 }
 
-/// Says how to show this desktop. A scene without RDP is shown by no FreeRDP
-/// and gives no security argument, which FreeRDP then refuses.
+/// Says how to show this desktop. A scene without RDP is shown by no `FreeRDP`
+/// and gives no security argument, which `FreeRDP` then refuses.
 pub(super) fn arguments(options: &Options, grammar: Grammar, scene: &Scene) -> Told {
     let mut arguments = vec![format!("/v:|:{SOCKET_FD}")];
     if let Some(rdp) = scene.rdp {
@@ -229,7 +229,7 @@ fn keyboard(options: &Options, grammar: Grammar) -> Vec<String> {
     }
 }
 
-/// The agent takes away what the pool does not allow; FreeRDP shares neither
+/// The agent takes away what the pool does not allow; `FreeRDP` shares neither
 /// drives nor USB devices unless told to, and nothing here tells it to.
 fn devices(options: &Options, scene: &Scene) -> Vec<String> {
     let clipboard = options.clipboard && scene.policy.clipboard;

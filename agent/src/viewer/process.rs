@@ -3,6 +3,7 @@
 //! The program inherits exactly the descriptors it is told of. Secrets reach it
 //! by a pipe: never by argument, environment or file.
 
+use std::convert::Infallible;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -16,8 +17,9 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::pipe::{PipeFlags, pipe_with};
 use tegata_proto::code::Code;
 use tegata_proto::policy::Security;
+use tokio::io::AsyncReadExt as _;
 use tokio::net::UnixStream;
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStderr, Command};
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
@@ -30,6 +32,9 @@ pub(super) const SOCKET_FD: i32 = 3;
 
 /// The secret pipe's number in the program.
 pub(super) const SECRET_FD: i32 = 4;
+
+/// Longest piece of a program's log, in bytes.
+const LOG_MAX: usize = 1024;
 
 /// How long the program may live once its socket is closed, and the other way
 /// round.
@@ -70,14 +75,29 @@ impl Process {
         scene: Scene,
     ) -> Result<Shown, ViewerError> {
         let (mut child, socket) = self
-            .start(scene)
+            .start(&scene)
             .map_err(|source| ViewerError::Start { program: self.name(), source })?;
+        // The program has read the secret's pipe or will; nobody else needs it.
+        drop(scene);
+        let log = log(child.stderr.take());
+        tokio::select! {
+            shown = self.watch(&mut child, desktop, socket) => Ok(shown),
+            never = log => match never {},
+        }
+    }
+
+    async fn watch(
+        &self,
+        child: &mut Child,
+        desktop: DesktopStream<'_>,
+        socket: UnixStream,
+    ) -> Shown {
         let (read, write) = socket.into_split();
         let mut bytes = std::pin::pin!(desktop.splice(read, write));
         let (status, end) = tokio::select! {
             end = &mut bytes => match end {
                 // Not a byte more for it; the drop of `child` ends it.
-                End::NotSecured(_) => return Ok(Shown::by(end)),
+                End::NotSecured(_) => return Shown::by(end),
                 End::Viewer | End::Desktop | End::Lost(_) => {
                     (timeout(EXIT_WAIT, child.wait()).await.ok(), Some(end))
                 }
@@ -86,7 +106,7 @@ impl Process {
         };
         // The check may have cut the bytes while the program was ending.
         if let Some(end @ End::NotSecured(_)) = end {
-            return Ok(Shown::by(end));
+            return Shown::by(end);
         }
         let said = match status {
             Some(Ok(status)) => self.meaning(status),
@@ -98,7 +118,7 @@ impl Process {
             (Some(End::Desktop | End::Lost(_)), Code::Disconnected) => Code::DesktopLost,
             (_, said) => said,
         };
-        Ok(Shown { code, end })
+        Shown { code, end }
     }
 
     fn name(&self) -> String {
@@ -110,28 +130,33 @@ impl Process {
 
     fn meaning(&self, status: ExitStatus) -> Code {
         match (&self.kind, status.code()) {
-            // Ended by a signal: it said nothing about a log-off.
-            (_, None) => Code::Disconnected,
             (Kind::Freerdp { .. }, Some(number)) => freerdp::meaning(number),
             (Kind::Exec { .. }, Some(0)) => Code::LoggedOff,
             (Kind::Exec { .. }, Some(number)) if freerdp::is_pin_mismatch(number) => {
                 Code::PinMismatch
             }
-            (Kind::Exec { .. }, Some(_)) => Code::Disconnected,
+            // Ended by a signal, it said nothing about a log-off.
+            (Kind::Exec { .. }, Some(_)) | (_, None) => Code::Disconnected,
         }
     }
 
-    fn start(&self, scene: Scene) -> io::Result<(Child, UnixStream)> {
+    fn start(&self, scene: &Scene) -> io::Result<(Child, UnixStream)> {
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
         let mut inherited = vec![FdMapping { parent_fd: theirs, child_fd: SOCKET_FD }];
         let mut command = match &self.kind {
             Kind::Freerdp { program, grammar, options } => {
                 let mut command = Command::new(program);
-                let shown = freerdp::arguments(options, *grammar, &scene);
+                let shown = freerdp::arguments(options, *grammar, scene);
                 command.args(&shown.arguments);
-                // It prints its prompts on standard output.
-                command.stdout(Stdio::null());
+                // It prints prompts and a log there, which are nothing for a
+                // person who has typed the password already.
+                command.stdout(Stdio::null()).stderr(Stdio::piped());
+                // It makes folders for certificates at every start; these go to
+                // memory where the system has such a place.
+                if let Some(memory) = std::env::var_os("XDG_RUNTIME_DIR") {
+                    command.env("XDG_CONFIG_HOME", memory);
+                }
                 match shown.secret_lines {
                     Some(lines) if *grammar == Grammar::Two => {
                         command.stdin(Stdio::from(filled_pipe(&lines)?));
@@ -152,7 +177,7 @@ impl Process {
                 command.stdin(Stdio::null());
                 // Standard output may be a line of JSON's.
                 command.stdout(Stdio::from(io::stderr().as_fd().try_clone_to_owned()?));
-                for (name, value) in environment(&scene) {
+                for (name, value) in environment(scene) {
                     match value {
                         Some(value) => command.env(name, value),
                         None => command.env_remove(name),
@@ -188,6 +213,18 @@ fn environment(scene: &Scene) -> [(&'static str, Option<OsString>); 3] {
         ("TEGATA_USER", scene.user.as_ref().map(OsString::from)),
         ("TEGATA_SECURITY", security),
     ]
+}
+
+/// Passes on what a program writes about itself, a piece at a time.
+async fn log(stderr: Option<ChildStderr>) -> Infallible {
+    let mut piece = [0; LOG_MAX];
+    if let Some(mut stderr) = stderr {
+        while let Ok(length @ 1..) = stderr.read(&mut piece).await {
+            let text = String::from_utf8_lossy(&piece[..length]);
+            tracing::debug!(%text, "The viewer wrote");
+        }
+    }
+    std::future::pending().await
 }
 
 /// Returns a pipe that holds these bytes and nothing after them.
