@@ -17,6 +17,7 @@ use ironrdp_session::{ActiveStage, ActiveStageBuilder, ActiveStageOutput, Sessio
 use ironrdp_tokio::{FramedWrite as _, TokioFramed};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout, timeout_at};
+use tokio_rustls::client::TlsStream;
 
 use crate::fingerprint::Fingerprint;
 
@@ -35,14 +36,10 @@ pub struct Visit {
     pub secret: Option<String>,
     /// How long everything up to the first picture may take.
     pub deadline: Duration,
-    /// How long to go on painting after the first picture, so that it is complete.
-    pub linger: Duration,
 }
 
-/// The first picture of a desktop.
-pub struct FirstFrame {
-    /// When the first update that was not black had been painted.
-    pub painted: Instant,
+/// What a desktop looked like.
+pub struct Picture {
     /// Width in pixels.
     pub width: u16,
     /// Height in pixels.
@@ -117,20 +114,21 @@ impl VisitError {
     }
 }
 
-/// Connects over `stream` and returns the first picture that is not black.
+/// Connects over `stream` and returns once the desktop has painted something that is not black.
 ///
 /// # Errors
 ///
-/// See [`VisitError`]; the connection is closed either way.
-pub async fn first_frame<S>(stream: S, visit: Visit) -> Result<FirstFrame, VisitError>
+/// See [`VisitError`]; the connection is closed then.
+pub async fn first_frame<S>(stream: S, visit: Visit) -> Result<FirstFrame<S>, VisitError>
 where
     S: AsyncRead + AsyncWrite + Send + Sync + Unpin,
 {
-    let (deadline, linger) = (visit.deadline, visit.linger);
+    let deadline = visit.deadline;
     let painting = async {
         let (framed, connected) = client::connect(stream, visit).await?;
         let size = connected.desktop_size;
-        let mut painter = Painter {
+        let mut desktop = FirstFrame {
+            painted: Instant::now(),
             framed,
             image: DecodedImage::new(PixelFormat::RgbX32, size.width, size.height),
             stage: ActiveStageBuilder {
@@ -145,28 +143,46 @@ where
             }
             .build(),
         };
-        while !painter.update().await? {}
-        Ok((painter, Instant::now()))
+        while !desktop.update().await? {}
+        desktop.painted = Instant::now();
+        Ok(desktop)
     };
-    let (mut desktop, painted) =
-        timeout(deadline, painting).await.map_err(|_elapsed| VisitError::Late(deadline))??;
-    let complete = painted + linger;
-    // What happens to the connection after the first picture does not take the picture away.
-    while let Ok(Ok(_painted)) = timeout_at(complete, desktop.update()).await {}
-    Ok(desktop.finish(painted).await)
+    timeout(deadline, painting).await.map_err(|_elapsed| VisitError::Late(deadline))?
 }
 
-/// A connected desktop and what has been painted of it.
-struct Painter<S> {
-    framed: TokioFramed<S>,
+/// A desktop that has begun to paint.
+pub struct FirstFrame<S> {
+    painted: Instant,
+    framed: TokioFramed<TlsStream<S>>,
     image: DecodedImage,
     stage: ActiveStage,
 }
 
-impl<S> Painter<S>
+impl<S> FirstFrame<S>
 where
     S: AsyncRead + AsyncWrite + Send + Sync + Unpin,
 {
+    /// Goes on painting for `linger`, so that the picture is complete, and leaves the desktop.
+    ///
+    /// What happens to the connection in the meantime does not take the picture away.
+    pub async fn complete(mut self, linger: Duration) -> Picture {
+        let until = self.painted + linger;
+        while let Ok(Ok(_painted)) = timeout_at(until, self.update()).await {}
+        let mut stream = self.framed.into_inner_no_leftover();
+        let _goodbye = timeout(GOODBYE, stream.shutdown()).await;
+
+        let mut rgb = Vec::with_capacity(self.image.data().len() / PIXEL * 3);
+        for pixel in self.image.data().chunks_exact(PIXEL) {
+            rgb.extend_from_slice(&pixel[..3]);
+        }
+        Picture { width: self.image.width(), height: self.image.height(), rgb }
+    }
+
+    /// Returns when the first update that was not black had been painted.
+    pub fn painted(&self) -> Instant {
+        self.painted
+    }
+
     /// Takes one message of the desktop and tells whether it painted something that is not black.
     async fn update(&mut self) -> Result<bool, VisitError> {
         let (action, message): (Action, _) =
@@ -198,16 +214,5 @@ where
             }
         }
         Ok(visible)
-    }
-
-    /// Says goodbye to the desktop, as far as it listens, and hands over the picture.
-    async fn finish(self, painted: Instant) -> FirstFrame {
-        let mut stream = self.framed.into_inner_no_leftover();
-        let _goodbye = timeout(GOODBYE, stream.shutdown()).await;
-        let mut rgb = Vec::with_capacity(self.image.data().len() / PIXEL * 3);
-        for pixel in self.image.data().chunks_exact(PIXEL) {
-            rgb.extend_from_slice(&pixel[..3]);
-        }
-        FirstFrame { painted, width: self.image.width(), height: self.image.height(), rgb }
     }
 }

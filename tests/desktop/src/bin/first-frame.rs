@@ -19,8 +19,8 @@ use clap::Parser;
 use command_fds::inherited::{init_inherited_fds, take_fd_ownership};
 use tegata_desktop::fingerprint::Fingerprint;
 use tegata_desktop::timeline::Painted;
-use tegata_desktop::viewer::{FirstFrame, Visit, VisitError, first_frame};
-use tokio::io::AsyncReadExt as _;
+use tegata_desktop::viewer::{FirstFrame, Picture, Visit, VisitError, first_frame};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream, unix::pipe};
 use tokio::time::timeout;
 
@@ -78,28 +78,38 @@ async fn run(arguments: &Arguments, started: Instant) -> anyhow::Result<()> {
         user: env::var("TEGATA_USER").unwrap_or_default(),
         secret: timeout(deadline, secret()).await.context("the secret did not come in time")??,
         deadline,
-        linger: Duration::from_millis(arguments.linger),
     };
-    let frame = match arguments.connect {
+    match arguments.connect {
         Some(address) => {
             let connecting = timeout(deadline, TcpStream::connect(address)).await;
             let stream = connecting
                 .context("no answer in time")?
                 .with_context(|| format!("cannot connect to {address}"))?;
-            first_frame(stream, visit).await?
+            keep(first_frame(stream, visit).await?, arguments, started).await
         }
-        None => first_frame(inherited_socket()?, visit).await?,
-    };
-    let painted = painted(&frame, started)?;
-    write_png(&arguments.out, &frame)
-        .with_context(|| format!("cannot write {}", arguments.out.display()))?;
+        None => keep(first_frame(inherited_socket()?, visit).await?, arguments, started).await,
+    }
+}
+
+/// Reports the time at once and writes the picture when it is complete.
+async fn keep<S>(
+    frame: FirstFrame<S>,
+    arguments: &Arguments,
+    started: Instant,
+) -> anyhow::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Send + Sync + Unpin,
+{
+    let painted = painted(frame.painted().into_std(), started)?;
     let text = serde_json::to_string(&painted).context("cannot write the time")?;
     match &arguments.timeline {
         Some(file) => fs::write(file, format!("{text}\n"))
             .with_context(|| format!("cannot write {}", file.display()))?,
         None => println!("{text}"),
     }
-    Ok(())
+    let picture = frame.complete(Duration::from_millis(arguments.linger)).await;
+    write_png(&arguments.out, &picture)
+        .with_context(|| format!("cannot write {}", arguments.out.display()))
 }
 
 /// Takes over the descriptor whose number an environment variable holds, if it is set.
@@ -132,8 +142,7 @@ async fn secret() -> anyhow::Result<Option<String>> {
     Ok(Some(secret))
 }
 
-fn painted(frame: &FirstFrame, started: Instant) -> anyhow::Result<Painted> {
-    let painted = frame.painted.into_std();
+fn painted(painted: Instant, started: Instant) -> anyhow::Result<Painted> {
     let at = SystemTime::now() - painted.elapsed();
     let since = at.duration_since(UNIX_EPOCH).context("the clock stands before 1970")?;
     Ok(Painted {
@@ -142,14 +151,14 @@ fn painted(frame: &FirstFrame, started: Instant) -> anyhow::Result<Painted> {
     })
 }
 
-fn write_png(path: &Path, frame: &FirstFrame) -> anyhow::Result<()> {
+fn write_png(path: &Path, picture: &Picture) -> anyhow::Result<()> {
     let file = BufWriter::new(File::create(path)?);
-    let mut encoder = png::Encoder::new(file, u32::from(frame.width), u32::from(frame.height));
+    let mut encoder = png::Encoder::new(file, u32::from(picture.width), u32::from(picture.height));
     encoder.set_color(png::ColorType::Rgb);
     encoder.set_depth(png::BitDepth::Eight);
     encoder.set_compression(png::Compression::Fast);
     let mut writer = encoder.write_header()?;
-    writer.write_image_data(&frame.rgb)?;
+    writer.write_image_data(&picture.rgb)?;
     writer.finish()?;
     Ok(())
 }

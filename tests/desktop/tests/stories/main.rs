@@ -7,11 +7,15 @@ mod office;
 use std::fs;
 use std::net::TcpStream;
 use std::process::Output;
+use std::time::Duration;
 
 use office::{Desktops, Impostor, Viewing};
 
 const BLUE: [u8; 3] = [0x33, 0x66, 0x99];
 const ORANGE: [u8; 3] = [0xcc, 0x88, 0x00];
+
+/// How long something may take that has nothing left to wait for.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A connection confirm (MS-RDPBCGR 2.2.1.2) with `selectedProtocol` 0.
 const SELECTS_NO_SECURITY: &[u8] =
@@ -118,14 +122,11 @@ fn a_probe_that_stays_does_not_keep_people_out() {
 fn the_newest_person_takes_the_desktop_over() {
     let desktops = Desktops::open(&["--desktop", "keiri-0001=#336699@127.0.0.1:0"]);
     let long_stay = Viewing::of(&desktops.ready[0]).lingering();
-    let mut viewer = long_stay.start();
-    // The long stay may begin before or after any one visit; the visit after it ends it.
-    let ended = (0..office::PATIENCE).find_map(|_visit| {
-        let visit = Viewing::of(&desktops.ready[0]).output();
-        assert!(visit.status.success(), "{}", error_of(&visit));
-        viewer.try_wait().unwrap()
-    });
-    assert!(ended.expect("the desktop was taken over").success());
+    let viewer = long_stay.start_and_wait_for_the_first_frame();
+    let visit = Viewing::of(&desktops.ready[0]).output();
+    assert!(visit.status.success(), "{}", error_of(&visit));
+    let stayed = viewer.end_within(PATIENCE).expect("the desktop was taken over");
+    assert!(stayed.success());
     assert_eq!(long_stay.corner(), BLUE, "what was seen until then is kept");
 }
 

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use command_fds::{CommandFdExt as _, FdMapping};
 use serde::Deserialize;
@@ -17,12 +17,12 @@ use tempfile::TempDir;
 pub(crate) const USER: &str = "sato";
 /// Its password.
 pub(crate) const PASSWORD: &str = "hana no iro wa";
-/// How many visits to make before giving up on something to happen.
-pub(crate) const PATIENCE: usize = 30;
 /// How long a viewer may take, in seconds.
 const VIEWER_TIMEOUT: &str = "30";
 /// How long a viewer stays that is to be ended by somebody else, in milliseconds.
 const LONG_STAY: &str = "120000";
+/// How often to look whether a viewer has ended.
+const POLL: Duration = Duration::from_millis(20);
 /// How long a test waits for a peer's bytes.
 const SILENCE: Duration = Duration::from_secs(30);
 
@@ -135,7 +135,16 @@ impl Viewing {
         self.start().wait_with_output().unwrap()
     }
 
-    pub(crate) fn start(&self) -> Child {
+    /// Starts a viewer that has begun to see the desktop.
+    pub(crate) fn start_and_wait_for_the_first_frame(&self) -> Seeing {
+        let mut viewer = self.start();
+        let mut line = String::new();
+        BufReader::new(viewer.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert!(line.contains("first_frame_ms"), "the viewer saw {line:?}");
+        Seeing(viewer)
+    }
+
+    fn start(&self) -> Child {
         let mut command = Command::new(env!("CARGO_BIN_EXE_first-frame"));
         command
             .args(["--timeout", VIEWER_TIMEOUT, "--linger", self.linger, "--out"])
@@ -177,6 +186,29 @@ impl Viewing {
         let info = reader.next_frame(&mut pixels).unwrap();
         assert_eq!((info.width, info.height), (1024, 768));
         *pixels.last_chunk().unwrap()
+    }
+}
+
+/// A viewer that sees a desktop; ended when dropped.
+pub(crate) struct Seeing(Child);
+
+impl Seeing {
+    /// Waits until the viewer ends by itself.
+    pub(crate) fn end_within(mut self, patience: Duration) -> Option<ExitStatus> {
+        let deadline = Instant::now() + patience;
+        while Instant::now() < deadline {
+            if let Some(status) = self.0.try_wait().unwrap() {
+                return Some(status);
+            }
+            thread::sleep(POLL);
+        }
+        None
+    }
+}
+
+impl Drop for Seeing {
+    fn drop(&mut self) {
+        let _ended = self.0.kill().and_then(|()| self.0.wait());
     }
 }
 
