@@ -9,7 +9,7 @@ use std::net::TcpStream;
 use std::process::Output;
 use std::time::Duration;
 
-use office::{Desktops, Impostor, Viewing};
+use office::{Desktops, Folder, Impostor, Viewing};
 
 const BLUE: [u8; 3] = [0x33, 0x66, 0x99];
 const ORANGE: [u8; 3] = [0xcc, 0x88, 0x00];
@@ -139,8 +139,8 @@ fn the_desktops_end_when_they_are_told_to() {
 #[test]
 fn a_given_certificate_keeps_its_pin_across_restarts() {
     let made = rcgen::generate_simple_self_signed(["keiri".to_owned()]).unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let (certificate, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+    let folder = Folder::new();
+    let (certificate, key) = (folder.0.join("cert.pem"), folder.0.join("key.pem"));
     fs::write(&certificate, made.cert.pem()).unwrap();
     fs::write(&key, made.signing_key.serialize_pem()).unwrap();
     let pins = [(); 2].map(|()| {

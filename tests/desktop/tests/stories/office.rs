@@ -6,12 +6,12 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use command_fds::{CommandFdExt as _, FdMapping};
 use serde::Deserialize;
-use tempfile::TempDir;
 
 /// The account of the desktops that have one.
 pub(crate) const USER: &str = "sato";
@@ -35,27 +35,47 @@ pub(crate) struct Ready {
     pub(crate) certificate_sha256: String,
 }
 
+/// A folder of its own under the build's, removed when dropped.
+pub(crate) struct Folder(pub(crate) PathBuf);
+
+impl Folder {
+    pub(crate) fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("stories-{}-{number}", std::process::id());
+        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+        std::fs::create_dir_all(&folder).unwrap();
+        Self(folder)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _removed = std::fs::remove_dir_all(&self.0);
+    }
+}
+
 /// A running `demo-desktop`.
 pub(crate) struct Desktops {
     pub(crate) ready: Vec<Ready>,
     program: Child,
-    _folder: TempDir,
+    _folder: Folder,
 }
 
 impl Desktops {
     pub(crate) fn open(arguments: &[&str]) -> Self {
-        Self::start(arguments, tempfile::tempdir().unwrap())
+        Self::start(arguments, Folder::new())
     }
 
     pub(crate) fn with_account(arguments: &[&str]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let password = folder.path().join("password");
+        let folder = Folder::new();
+        let password = folder.0.join("password");
         std::fs::write(&password, format!("{PASSWORD}\n")).unwrap();
         let account = ["--user", USER, "--password-file", password.to_str().unwrap()];
         Self::start(&[&account, arguments].concat(), folder)
     }
 
-    fn start(arguments: &[&str], folder: TempDir) -> Self {
+    fn start(arguments: &[&str], folder: Folder) -> Self {
         let mut program = Command::new(env!("CARGO_BIN_EXE_demo-desktop"))
             .args(arguments)
             .stdout(Stdio::piped())
@@ -91,7 +111,7 @@ pub(crate) struct Viewing {
     secret: Option<String>,
     linger: &'static str,
     inherits: bool,
-    folder: TempDir,
+    folder: Folder,
 }
 
 impl Viewing {
@@ -101,9 +121,9 @@ impl Viewing {
 
     /// Views whatever answers there, with a pin that matches nothing.
     pub(crate) fn at(address: SocketAddr) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = Folder::new();
         Self {
-            out: folder.path().join("desktop.png"),
+            out: folder.0.join("desktop.png"),
             address,
             pin: "f".repeat(64),
             secret: None,
@@ -171,7 +191,7 @@ impl Viewing {
     }
 
     fn timeline_file(&self) -> PathBuf {
-        self.folder.path().join("painted.json")
+        self.folder.0.join("painted.json")
     }
 
     pub(crate) fn timeline(&self) -> String {
