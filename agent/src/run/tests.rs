@@ -449,7 +449,7 @@ async fn a_command_gets_socket_pin_user_and_secret_and_its_exit_counts() {
            head -c 19 <&"$TEGATA_FD" | od -An -tx1 | tr -d ' \n' >"$1/answer"
            echo "$TEGATA_USER $TEGATA_CERT_SHA256 $TEGATA_SECURITY $secret" >"$1/told"
            tr '\0' '\n' </proc/$$/environ >"$1/environment"
-           find /proc/$$/fd -lname 'socket:*' -name '[3-9]*' -printf '%f\n' >"$1/sockets"
+           find /proc/$$/fd -lname 'socket:*' ! -name '[0-2]' -printf '%f\n' >"$1/sockets"
            exit 0"#,
     );
     let report = alone(&office.agent(), to(broker, viewer)).await;
