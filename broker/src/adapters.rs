@@ -1,4 +1,5 @@
-//! The ports' real counterparts. An adapter knows its port and no other adapter.
+//! The ports' real sides. An adapter knows its port and no other adapter.
 
 pub mod file;
 pub mod ldap;
+pub mod sqlite;

@@ -7,7 +7,15 @@
 //! finds them again through [`Store::due`].
 //!
 //! An implementation arbitrates by constraints, not by care: one holder a
-//! desktop, one desktop a user and pool, one row a `jti`.
+//! desktop, one desktop a user and pool, one session that is carried a desktop,
+//! one row a `jti`, an epoch that never falls.
+//!
+//! A caller that stops waiting takes nothing back: its call happened wholly or
+//! not at all. The contract suite says the rest; [`action`] names what is audited.
+
+pub mod action;
+#[cfg(test)]
+pub(crate) mod contract;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -15,7 +23,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
-use tegata_domain::desktop::{self, Probe};
+use tegata_domain::desktop::{self, Observation, Probe};
 use tegata_domain::pool::Pool;
 use tegata_domain::session;
 use tegata_domain::time::Timestamp;
@@ -28,15 +36,23 @@ use tegata_proto::id::{
 use tegata_proto::policy::{Policy, Protocol, Security};
 use uuid::Uuid;
 
+/// Time between two probes of a desktop that could become ready.
+pub const PROBE_SOON: Duration = Duration::from_secs(5);
+
+/// Time between two probes of any other desktop.
+pub const PROBE_LATER: Duration = Duration::from_secs(30);
+
 /// The broker's memory.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
     /// Creates a pool or changes it to what is given: desktops that are no longer
     /// listed are withdrawn, new ones are added, known ones keep their state.
+    /// One that gets another address, or an owner while it is free, is a new one.
     /// A pin that differs from the known one is an acceptance and needs a reason.
     async fn put_pool(&self, put: PutPool) -> Result<PoolChange, PutPoolError>;
 
-    /// Lists every pool, by name.
+    /// Lists every pool, by name, without its desktops: they may be many, and
+    /// [`Store::desktops`] lists them.
     async fn pools(&self) -> Result<Vec<Pool>, StoreError>;
 
     /// Lists a pool's desktops after the given seat name, by name, at most `limit`.
@@ -80,38 +96,38 @@ pub trait Store: Send + Sync + 'static {
     /// opens or closes the link's interval where the event says so.
     async fn session_event(&self, event: SessionEvent) -> Result<Vec<Followup>, EventError>;
 
-    /// Applies what a probe found to a desktop.
+    /// Applies what a probe found to a desktop; one that is gone is ignored.
     async fn probed(
         &self,
         desktop: DesktopId,
         probe: Probe,
         now: Timestamp,
-    ) -> Result<(), StoreError>;
+    ) -> Result<Vec<Followup>, StoreError>;
 
     /// Applies who was seen logged on at a desktop: a detached session whose
     /// person is not among them ends as logged off, and a desktop that is being
-    /// recycled becomes free.
+    /// recycled becomes free. An answer to a question from before the link was
+    /// lost changes nothing.
     async fn observed(
         &self,
         desktop: DesktopId,
-        logged_on: std::collections::BTreeSet<String>,
+        observation: Observation,
         now: Timestamp,
     ) -> Result<Vec<Followup>, StoreError>;
 
     /// Settles everything whose deadline has passed and lists what has to be done
     /// again: sessions that are `Ending`, desktops that are `Recycling`. At most
-    /// `limit` of each.
+    /// `limit` of each; who is left out comes in a later pass.
     async fn due(&self, now: Timestamp, limit: u32) -> Result<Vec<Followup>, StoreError>;
 
-    /// Lists the desktops whose last probe is older than `older_than`, oldest first.
-    async fn to_probe(
-        &self,
-        older_than: Timestamp,
-        limit: u32,
-    ) -> Result<Vec<ProbeTarget>, StoreError>;
+    /// Lists the desktops that are due for a probe, those never probed first, then
+    /// by age: after [`PROBE_SOON`] where one is not ready and could become so,
+    /// after [`PROBE_LATER`] otherwise. At most `limit`.
+    async fn to_probe(&self, now: Timestamp, limit: u32) -> Result<Vec<ProbeTarget>, StoreError>;
 
     /// Takes over from an earlier process: sessions that a gateway with another
-    /// boot id carried lose their links and are `Detached` from now on.
+    /// boot id carried lose their links and are `Detached` from now on, or over
+    /// where they were `Ending`. Returns how many.
     async fn recover(&self, boot: Uuid, now: Timestamp) -> Result<u32, StoreError>;
 
     /// Writes audit records that belong to no other change, as for a refusal.
@@ -138,10 +154,11 @@ pub enum StoreError {
     /// it is not known whether it was; reading tells.
     #[error("the store cannot serve")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// What it holds cannot be read as what it should be.
-    #[error("the store holds {what} that cannot be read")]
+    /// What it holds is not as it should be: a row that cannot be read, or a
+    /// constraint that forbids what was decided. Nothing was changed.
+    #[error("the store has a {what} that is not as it should be")]
     Corrupt {
-        /// Which kind of row.
+        /// Which kind of row or rule.
         what: &'static str,
     },
 }
@@ -155,6 +172,10 @@ impl StoreError {
         }
     }
 }
+
+/// Most sessions in state `Requested` that a person may have in one pool; one
+/// more login ends the oldest as never attached.
+pub const REQUESTED_MAX: u32 = 8;
 
 /// Who does something, for the audit record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -200,10 +221,11 @@ pub enum PutPoolError {
     /// A pin would change without a reason.
     #[error("the certificate of {0} changes, and no reason is given")]
     ReasonMissing(SeatName),
-    /// The desktop is held, so neither its address nor its owner can change.
+    /// The desktop is held, so neither its address nor its owner can change; or
+    /// what is listed for it is that of another one that is held.
     #[error("{0} is in use")]
     InUse(SeatName),
-    /// Another pool has a desktop of this name or at this address.
+    /// Another pool has a desktop of this name, or at the address given for it.
     #[error("{0} belongs to another pool")]
     Elsewhere(SeatName),
     /// Protocol and kind of a pool with desktops cannot change.
@@ -463,6 +485,8 @@ pub struct ProbeTarget {
     pub protocol: Protocol,
     /// How it is secured.
     pub security: Option<Security>,
+    /// Whether it is free and answered its last probe.
+    pub ready: bool,
 }
 
 /// One line of who did what. Never holds a password, a key or a ticket.

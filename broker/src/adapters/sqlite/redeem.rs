@@ -1,0 +1,173 @@
+//! A ticket is used up.
+
+use async_trait::async_trait;
+use sqlx::SqliteConnection;
+use tegata_domain::assignment::Refused;
+use tegata_domain::ticket::{Standing, judge};
+use tegata_proto::code::Code;
+use tegata_proto::id::{Incarnation, SessionId};
+
+use super::assignment::{Loaded, corrupt};
+use super::batch::Batch;
+use super::events::load;
+use super::row::{self, Columns};
+use super::writer::Command;
+use crate::ports::store::{Actor, Redeem, RedeemError, Redeemed, StoreError, action};
+
+/// How a ticket was used before.
+struct Use {
+    same: bool,
+    incarnation: Incarnation,
+}
+
+#[async_trait]
+impl Command for Redeem {
+    type Answer = Result<Redeemed, RedeemError>;
+
+    async fn perform(&self, tx: &mut SqliteConnection) -> Result<Self::Answer, StoreError> {
+        let used = self.earlier_use(tx).await?;
+        // A session without its desktop is over.
+        let loaded = load(tx, self.claims.sid).await?.and_then(|(_, loaded)| loaded);
+        let redeemed = match (loaded, used) {
+            (Some(loaded), Some(used)) => self.repeated(&loaded, &used),
+            (None, Some(_)) => Err(Code::TicketUsed),
+            (Some(loaded), None) => self.first(loaded, tx).await?,
+            (None, None) => Err(Code::SessionEnded),
+        };
+        if let Err(code) = redeemed {
+            let mut batch = Batch::new();
+            self.save_refusal(code, &mut batch)?;
+            batch.run(tx).await?;
+        }
+        Ok(redeemed.map_err(RedeemError::Refused))
+    }
+}
+
+impl Redeem {
+    async fn earlier_use(&self, tx: &mut SqliteConnection) -> Result<Option<Use>, StoreError> {
+        let row =
+            sqlx::query("SELECT sid, boot, exporter, link, incarnation FROM tickets WHERE jti = ?")
+                .bind(row::bytes(self.claims.jti.0))
+                .fetch_optional(tx)
+                .await?;
+        let Some(row) = row else { return Ok(None) };
+        let columns = Columns::of("ticket", &row);
+        Ok(Some(Use {
+            same: SessionId(columns.id("sid")?) == self.claims.sid
+                && columns.id("boot")? == self.boot
+                && columns.optional_digest("exporter")? == Some(self.exporter)
+                && columns.get::<i64>("link")?.cast_unsigned() == self.link.0,
+            incarnation: Incarnation(columns.unsigned("incarnation")?),
+        }))
+    }
+
+    /// The first answer once more, if the same asks while the session lives.
+    fn repeated(&self, loaded: &Loaded, used: &Use) -> Result<Redeemed, Code> {
+        let lives =
+            loaded.assignment.sessions.get(&self.claims.sid).is_some_and(|state| state.is_live());
+        if used.same && lives {
+            Ok(self.answer(loaded, used.incarnation))
+        } else {
+            Err(Code::TicketUsed)
+        }
+    }
+
+    async fn first(
+        &self,
+        mut loaded: Loaded,
+        tx: &mut SqliteConnection,
+    ) -> Result<Result<Redeemed, Code>, StoreError> {
+        let sid = self.claims.sid;
+        let (Some(facts), Some(state)) =
+            (loaded.facts.get(&sid).cloned(), loaded.assignment.sessions.get(&sid).copied())
+        else {
+            return Ok(Err(Code::SessionEnded));
+        };
+        let standing = Standing { user: &facts.user, state, highest_link: facts.link };
+        let desktop = &loaded.record.desktop;
+        if let Err(code) = judge(&self.claims, self.link, &standing, desktop, self.now) {
+            return Ok(Err(code));
+        }
+        let rules = loaded.pool.rules();
+        let effects = match loaded.assignment.redeemed(sid, rules, self.now) {
+            Ok(effects) => effects,
+            Err(Refused::Session(_)) => return Ok(Err(Code::SessionEnded)),
+            Err(refused @ (Refused::NotHere(_) | Refused::Desktop(_))) => {
+                return Err(corrupt(refused));
+            }
+        };
+        let followups = loaded.followups(effects);
+        let incarnation = Incarnation(facts.incarnation.0 + 1);
+        let mut batch = Batch::new();
+        self.save(incarnation, &mut batch);
+        let actor = Actor::User(facts.user);
+        loaded.save(&mut batch, &actor, "redeemed", self.now, |of, audit| {
+            if of == sid {
+                row::note(audit, "jti", self.claims.jti);
+                row::note(audit, "link", self.link);
+                row::note(audit, "gateway", &self.gateway);
+                row::note(audit, "class", &self.class);
+            }
+        })?;
+        batch.run(tx).await?;
+        Ok(Ok(Redeemed { followups, ..self.answer(&loaded, incarnation) }))
+    }
+
+    fn answer(&self, loaded: &Loaded, incarnation: Incarnation) -> Redeemed {
+        let pool = loaded.pool.raw();
+        Redeemed {
+            sid: self.claims.sid,
+            epoch: loaded.record.desktop.epoch,
+            target: loaded.record.address,
+            protocol: pool.protocol,
+            policy: pool.policy,
+            incarnation,
+            hold: loaded.pool.hold(),
+            followups: vec![],
+        }
+    }
+
+    fn save(&self, incarnation: Incarnation, batch: &mut Batch) {
+        let sid = row::bytes(self.claims.sid.0);
+        let incarnation = i64::try_from(incarnation.0).unwrap_or(i64::MAX);
+        let link = self.link.0.cast_signed();
+        // The primary key is the arbiter of I4.
+        batch
+            .add(
+                "INSERT INTO tickets (jti, sid, boot, exporter, link, incarnation, redeemed_at) \
+                 VALUES (?, ?, ?, ?, ?, ?, ?)",
+                1,
+            )
+            .bind(row::bytes(self.claims.jti.0))
+            .bind(sid.clone())
+            .bind(row::bytes(self.boot))
+            .bind(self.exporter.0.to_vec())
+            .bind(link)
+            .bind(incarnation)
+            .bind(row::millis(self.now));
+        batch
+            .add(
+                "UPDATE sessions SET link = ?, gateway = ?, boot = ?, class = ?, incarnation = ? \
+                 WHERE sid = ?",
+                1,
+            )
+            .bind(link)
+            .bind(self.gateway.to_string())
+            .bind(row::bytes(self.boot))
+            .bind(self.class.clone())
+            .bind(incarnation)
+            .bind(sid);
+    }
+
+    /// Something that we signed was refused.
+    fn save_refusal(&self, code: Code, batch: &mut Batch) -> Result<(), StoreError> {
+        let actor = Actor::User(self.claims.sub.clone());
+        let mut audit = row::record(action::TICKET_REFUSED, &actor, self.now);
+        audit.sid = Some(self.claims.sid);
+        row::note(&mut audit, "jti", self.claims.jti);
+        row::note(&mut audit, "code", code);
+        row::note(&mut audit, "link", self.link);
+        row::note(&mut audit, "gateway", &self.gateway);
+        row::save_audit(batch, &audit)
+    }
+}

@@ -1,0 +1,43 @@
+//! The tables, and how a file of an older version becomes one of this.
+//!
+//! The version of a file is its `user_version`: how many of [`VERSIONS`] were
+//! applied. It changes in the transaction that changes the tables.
+
+use sqlx::{AssertSqlSafe, Connection as _, Row as _, SqliteConnection};
+
+/// What each version adds; never edited after a release, only added to.
+const VERSIONS: [&str; 1] = [include_str!("schema/1.sql")];
+
+/// Why a file's tables could not be made those of this version.
+#[derive(Debug, thiserror::Error)]
+pub enum SchemaError {
+    /// A newer program wrote it.
+    #[error("it has version {found}, and this program knows only {known}")]
+    Newer {
+        /// The file's version.
+        found: usize,
+        /// The last one known here.
+        known: usize,
+    },
+    /// `SQLite` refused.
+    #[error("its tables could not be made")]
+    Database(#[from] sqlx::Error),
+}
+
+/// Brings the tables to this version, all steps or none.
+pub(super) async fn migrate(conn: &mut SqliteConnection) -> Result<(), SchemaError> {
+    let mut tx = conn.begin_with("BEGIN IMMEDIATE").await?;
+    let found: i64 = sqlx::query("PRAGMA user_version").fetch_one(&mut *tx).await?.try_get(0)?;
+    let found = usize::try_from(found).unwrap_or(usize::MAX);
+    let missing =
+        VERSIONS.get(found..).ok_or(SchemaError::Newer { found, known: VERSIONS.len() })?;
+    for version in missing {
+        sqlx::raw_sql(*version).execute(&mut *tx).await?;
+    }
+    let known = VERSIONS.len();
+    sqlx::raw_sql(AssertSqlSafe(format!("PRAGMA user_version = {known}")))
+        .execute(&mut *tx)
+        .await?;
+    tx.commit().await?;
+    Ok(())
+}

@@ -1,0 +1,210 @@
+//! The contract on `SQLite`, and what is `SQLite`'s own.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::task::{Context, Waker};
+
+use async_trait::async_trait;
+use sqlx::{Connection as _, SqliteConnection};
+use tempfile::TempDir;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::batch::Batch;
+use super::writer::Command;
+use super::{OpenError, SchemaError, SqliteStore, open};
+use crate::ports::store::contract::{Bench, Office, contract_tests};
+use crate::ports::store::{Store, StoreError};
+
+/// A store in a folder of its own.
+struct Folder {
+    place: TempDir,
+    store: Arc<SqliteStore>,
+    writer: JoinSet<()>,
+    cancelled: CancellationToken,
+}
+
+impl Folder {
+    async fn start_in(place: TempDir) -> Self {
+        let (store, writer) = open(&file(&place)).await.unwrap();
+        let cancelled = CancellationToken::new();
+        let mut running = JoinSet::new();
+        running.spawn(writer.run(cancelled.clone()));
+        Self { place, store: Arc::new(store), writer: running, cancelled }
+    }
+
+    fn path(&self) -> PathBuf {
+        file(&self.place)
+    }
+
+    /// A connection past the store.
+    async fn connect(&self) -> SqliteConnection {
+        SqliteConnection::connect(self.path().to_str().unwrap()).await.unwrap()
+    }
+}
+
+fn file(folder: &TempDir) -> PathBuf {
+    folder.path().join("tegata.db")
+}
+
+impl Bench for Folder {
+    async fn start() -> Self {
+        Self::start_in(TempDir::new().unwrap()).await
+    }
+
+    fn store(&self) -> Arc<dyn Store> {
+        self.store.clone()
+    }
+
+    async fn reopen(mut self) -> Self {
+        self.writer.shutdown().await;
+        drop(self.store);
+        Self::start_in(self.place).await
+    }
+}
+
+contract_tests!(Folder);
+
+#[tokio::test]
+async fn a_second_broker_on_the_same_file_refuses_to_start() {
+    let folder = Folder::start().await;
+    assert!(matches!(open(&folder.path()).await, Err(OpenError::InUse(_))));
+    folder.reopen().await.store.probe().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_file_of_a_newer_version_is_refused() {
+    let folder = TempDir::new().unwrap();
+    let path = file(&folder);
+    drop(open(&path).await.unwrap());
+    let mut conn = SqliteConnection::connect(path.to_str().unwrap()).await.unwrap();
+    sqlx::query("PRAGMA user_version = 99").execute(&mut conn).await.unwrap();
+    conn.close().await.unwrap();
+    let Err(OpenError::Schema(_, SchemaError::Newer { found, known })) = open(&path).await else {
+        panic!("it was opened");
+    };
+    assert_eq!((found, known), (99, 1));
+}
+
+#[tokio::test]
+async fn the_file_is_its_owners_alone() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = Folder::start().await;
+    for entry in std::fs::read_dir(folder.place.path()).unwrap() {
+        let entry = entry.unwrap();
+        let mode = entry.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{:?}", entry.file_name());
+    }
+}
+
+#[tokio::test]
+async fn what_waits_is_done_before_the_writer_stops() {
+    let mut folder = Folder::start().await;
+    let mut waiting = [folder.store.probe(), folder.store.probe()];
+    for call in &mut waiting {
+        let sent = call.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        assert!(sent.is_pending());
+    }
+    folder.cancelled.cancel();
+    folder.writer.join_next().await.unwrap().unwrap();
+    for call in waiting {
+        call.await.unwrap();
+    }
+    assert!(matches!(folder.store.probe().await, Err(StoreError::Unavailable(_))));
+}
+
+/// The rules hold for a decision that is wrong, too.
+#[tokio::test]
+async fn the_database_forbids_what_must_never_be() {
+    let mut office = Office::<Folder>::with_desktops(3).await;
+    let sato = office.work("sato").await;
+    let tanaka = office.login("tanaka").await.unwrap();
+    office.redeem(&tanaka).await.unwrap();
+    let mut conn = office.bench.connect().await;
+    let wrong = [
+        ("UPDATE desktops SET holder = 'honsho/ito'", "I1: a held desktop changes hands"),
+        (
+            "UPDATE desktops SET state = 'assigned', holder = 'honsho/sato', epoch = 9 \
+             WHERE state = 'ready'",
+            "I2: a second desktop of the pool",
+        ),
+        ("UPDATE desktops SET epoch = epoch - 1 WHERE state = 'assigned'", "the epoch falls"),
+        ("UPDATE desktops SET state = 'ready' WHERE state = 'assigned'", "free and held"),
+        (
+            "UPDATE sessions SET state = 'active', \
+             desktop = (SELECT desktop FROM sessions ORDER BY sid LIMIT 1)",
+            "I1: two sessions are carried to one desktop",
+        ),
+        (
+            "INSERT INTO tickets SELECT jti, sid, boot, exporter, 9, 2, 0 FROM tickets",
+            "I4: a ticket is used twice",
+        ),
+    ];
+    for (statement, what) in wrong {
+        let refused = sqlx::query(statement).execute(&mut conn).await.unwrap_err();
+        assert!(
+            matches!(StoreError::from(refused), StoreError::Corrupt { what: "rule" }),
+            "{what}"
+        );
+    }
+    assert_eq!(office.state(sato.sid).await, tegata_domain::session::State::Active);
+}
+
+/// A command that ends badly, after it wrote.
+struct Bad(&'static str);
+
+#[async_trait]
+impl Command for Bad {
+    type Answer = ();
+
+    async fn perform(&self, tx: &mut SqliteConnection) -> Result<(), StoreError> {
+        let mut batch = Batch::new();
+        batch.add("UPDATE pulse SET beats = beats + 1000", 1);
+        batch.run(tx).await?;
+        sqlx::query(self.0).execute(tx).await?;
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn one_bad_command_harms_no_other() {
+    let folder = Folder::start().await;
+    // A broken rule, a broken statement, and one that takes the transaction away.
+    let bad = ["INSERT INTO pulse (beats) VALUES (NULL)", "NONSENSE", "ROLLBACK; NONSENSE"];
+    let mut calls = JoinSet::new();
+    for n in 0..90 {
+        let store = folder.store.clone();
+        calls.spawn(async move {
+            match n % 9 {
+                0 => assert!(store.commands.send(Bad(bad[n / 9 % 3])).await.is_err()),
+                _ => store.probe().await.unwrap(),
+            }
+        });
+    }
+    while let Some(done) = calls.join_next().await {
+        done.unwrap();
+    }
+    let mut conn = folder.connect().await;
+    let beats: i64 =
+        sqlx::query_scalar("SELECT beats FROM pulse").fetch_one(&mut conn).await.unwrap();
+    assert_eq!(beats, 80, "all good ones, and nothing of the bad ones");
+}
+
+#[tokio::test]
+async fn links_keep_their_interval_and_class() {
+    use tegata_domain::session::Event;
+    use tegata_proto::id::LinkNumber;
+    let mut office = Office::<Folder>::with_desktops(1).await;
+    let login = office.work("sato").await;
+    let began = office.now;
+    office.wait(std::time::Duration::from_mins(5));
+    office.tell_of_link(login.sid, Event::LinkLost, Some(LinkNumber::FIRST)).await.unwrap();
+    let mut conn = office.bench.connect().await;
+    let link: (String, i64, i64, String, i64, i64) =
+        sqlx::query_as("SELECT class, started_at, ended_at, ended_by, up, down FROM links")
+            .fetch_one(&mut conn)
+            .await
+            .unwrap();
+    let (began, ended) = (super::row::millis(began), super::row::millis(office.now));
+    assert_eq!(link, ("telework".into(), began, ended, "link_lost".into(), 1, -1));
+}

@@ -1,0 +1,49 @@
+//! What is written into the audit trail, by name.
+//!
+//! One act is one record: what it did to a session's desktop stands in the
+//! session's record, and `desktop.…` records tell of what befell a desktop by
+//! itself. An act that touches several sessions has one record for each.
+
+use tegata_domain::session::State;
+
+/// A pool is new. `desktops` counts them.
+pub const POOL_CREATED: &str = "pool.created";
+/// A pool is as it was put. `added`, `removed`, `draining` and `relisted` count
+/// desktops; `reason` is the administrator's.
+pub const POOL_UPDATED: &str = "pool.updated";
+/// An administrator gave a certificate: `old` where one was known, `new`, `reason`.
+pub const PIN_ACCEPTED: &str = "desktop.pin_accepted";
+/// A held desktop showed its certificate for the first time: `pin`.
+pub const PIN_LEARNT: &str = "desktop.pin_learnt";
+/// A desktop is free, by a probe or because nobody is logged on any more.
+pub const DESKTOP_READY: &str = "desktop.ready";
+/// A free desktop did not answer its probe.
+pub const DESKTOP_SILENT: &str = "desktop.silent";
+/// A desktop is kept from use: `reason`.
+pub const DESKTOP_QUARANTINED: &str = "desktop.quarantined";
+/// A person got a desktop: `txn`, `pool`, `seat`, `epoch`, `returning`.
+pub const SESSION_REQUESTED: &str = "session.requested";
+/// A ticket was redeemed: `jti`, `link`, `gateway`, `class`.
+pub const SESSION_STARTING: &str = "session.starting";
+/// A link carries a session.
+pub const SESSION_ACTIVE: &str = "session.active";
+/// No link carries a session any more: `event` says why.
+pub const SESSION_DETACHED: &str = "session.detached";
+/// A session is to end: `cause`.
+pub const SESSION_ENDING: &str = "session.ending";
+/// A session is over: `cause`, and `desktop_state` where it changed.
+pub const SESSION_ENDED: &str = "session.ended";
+/// A ticket that we signed was refused: `jti`, `code`, `gateway`.
+pub const TICKET_REFUSED: &str = "ticket.refused";
+
+/// Returns the action of a session that reaches a state.
+pub fn of_session(state: State) -> &'static str {
+    match state {
+        State::Requested { .. } => SESSION_REQUESTED,
+        State::Starting { .. } => SESSION_STARTING,
+        State::Active => SESSION_ACTIVE,
+        State::Detached { .. } => SESSION_DETACHED,
+        State::Ending { .. } => SESSION_ENDING,
+        State::Ended { .. } => SESSION_ENDED,
+    }
+}

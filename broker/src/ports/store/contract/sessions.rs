@@ -1,0 +1,161 @@
+//! What becomes of sessions and their desktops.
+
+use std::time::Duration;
+
+use tegata_domain::desktop;
+use tegata_domain::session::{Cause, Event, State};
+use tegata_proto::code::Code;
+use tegata_proto::id::LinkNumber;
+use uuid::Uuid;
+
+use super::{BOOT, Bench, GRACE, Office};
+use crate::ports::store::{AssignError, EventError, Followup};
+
+const MINUTE: Duration = Duration::from_mins(1);
+
+fn freed() -> Followup {
+    Followup::Freed("keiri".parse().unwrap())
+}
+
+pub(crate) async fn a_day_leaves_one_record_for_each_change<B: Bench>() {
+    let mut office = Office::<B>::with_desktops(1).await;
+    let (_, seq) = office.actions(0).await;
+    let morning = office.work("sato").await;
+    let link = Some(LinkNumber::FIRST);
+    office.tell_of_link(morning.sid, Event::LinkLost, link).await.unwrap();
+    office.wait(MINUTE);
+    let back = office.work("sato").await;
+    let followups = office.tell_of_link(back.sid, Event::LoggedOff, link).await.unwrap();
+    assert!(matches!(&followups[..], [Followup::AskOccupancy(target)]
+        if target.account.as_deref() == Some("sato")));
+    assert!(!office.is_ready().await, "not before the log-off was seen");
+    office.wait(MINUTE);
+    assert_eq!(office.observe(&["SATO"], office.now).await, [], "still there");
+    assert_eq!(office.observe(&["root"], office.now).await, [freed()]);
+    assert!(office.is_ready().await);
+    let wanted = [
+        "session.requested",
+        "session.starting",
+        "session.active",
+        "session.detached",
+        "session.requested",
+        "session.starting",
+        "session.ended",
+        "session.active",
+        "session.ended",
+        "desktop.ready",
+    ];
+    let (mut actions, _) = office.actions(seq).await;
+    // The two sessions of a takeover change in one instant.
+    actions[5..7].sort_by(|a, b| b.cmp(a));
+    assert_eq!(actions, wanted);
+}
+
+pub(crate) async fn the_end_of_an_older_link_changes_nothing<B: Bench>() {
+    let mut office = Office::<B>::with_desktops(1).await;
+    let login = office.login("sato").await.unwrap();
+    let mut redeem = office.redeem_of(&login);
+    redeem.link = LinkNumber(2);
+    office.store().redeem(redeem).await.unwrap();
+    office.tell_of_link(login.sid, Event::Attached, Some(LinkNumber(2))).await.unwrap();
+    let old = Some(LinkNumber::FIRST);
+    assert_eq!(office.tell_of_link(login.sid, Event::LinkLost, old).await.unwrap(), []);
+    assert_eq!(office.state(login.sid).await, State::Active);
+    office.tell_of_link(login.sid, Event::LinkLost, Some(LinkNumber(2))).await.unwrap();
+    assert!(matches!(office.state(login.sid).await, State::Detached { .. }));
+}
+
+pub(crate) async fn a_deadline_that_passed_is_settled_even_by_a_refused_event<B: Bench>() {
+    let mut office = Office::<B>::with_desktops(1).await;
+    let login = office.work("sato").await;
+    office.tell(login.sid, Event::LinkLost).await.unwrap();
+    office.wait(GRACE);
+    let refused = office.tell(login.sid, Event::Disconnected).await;
+    assert!(matches!(refused, Err(EventError::Refused(_))));
+    assert_eq!(office.state(login.sid).await, State::Ended { cause: Cause::GraceExpired });
+}
+
+pub(crate) async fn a_desktop_that_cannot_be_dialled_is_quarantined<B: Bench>() {
+    let mut office = Office::<B>::with_desktops(1).await;
+    let login = office.login("sato").await.unwrap();
+    office.redeem(&login).await.unwrap();
+    let link = Some(LinkNumber::FIRST);
+    office.tell_of_link(login.sid, Event::DialFailed, link).await.unwrap();
+    let cause = Cause::DesktopUnreachable;
+    assert_eq!(office.state(login.sid).await, State::Ended { cause });
+    let desktop = office.desktop().await.desktop;
+    assert!(matches!(desktop.state, desktop::State::Quarantined { .. }));
+    assert!(matches!(office.login("tanaka").await, Err(AssignError::Exhausted)));
+}
+
+pub(crate) async fn an_answer_from_before_the_link_was_lost_frees_nothing<B: Bench>() {
+    let mut office = Office::<B>::with_desktops(1).await;
+    let login = office.work("sato").await;
+    let asked = office.now;
+    office.wait(MINUTE);
+    assert_eq!(office.observe(&[], asked).await, [], "a session with a link is never ended");
+    office.tell(login.sid, Event::LinkLost).await.unwrap();
+    assert_eq!(office.observe(&[], asked).await, []);
+    assert!(matches!(office.state(login.sid).await, State::Detached { .. }));
+}
+
+pub(crate) async fn a_log_off_seen_on_the_desktop_ends_a_detached_session<B: Bench>() {
+    let mut office = Office::<B>::with_desktops(1).await;
+    let login = office.work("sato").await;
+    let asked = office.tell(login.sid, Event::DesktopClosed).await.unwrap();
+    assert!(matches!(asked[..], [Followup::AskOccupancy(_)]));
+    office.wait(MINUTE);
+    assert_eq!(office.observe(&["sato"], office.now).await, []);
+    let (_, seq) = office.actions(0).await;
+    assert_eq!(office.observe(&[], office.now).await, [freed()]);
+    assert_eq!(office.state(login.sid).await, State::Ended { cause: Cause::LoggedOff });
+    assert!(office.is_ready().await);
+    assert_eq!(office.actions(seq).await.0, ["session.ended"], "one act, one record");
+}
+
+pub(crate) async fn what_nobody_confirmed_is_due_again<B: Bench>() {
+    let mut office = Office::<B>::with_desktops(1).await;
+    let login = office.work("sato").await;
+    let close = Followup::CloseLinks { sid: login.sid, code: Code::EndedByAdministrator };
+    let end = Event::EndWanted(Cause::Administrator);
+    let close = [close];
+    assert_eq!(office.tell(login.sid, end).await.unwrap(), close);
+    assert_eq!(office.store().due(office.now, 10).await.unwrap(), close);
+    assert_eq!(office.store().due(office.now, 10).await.unwrap(), close);
+    office.tell(login.sid, Event::Closed).await.unwrap();
+    let asked = office.store().due(office.now, 10).await.unwrap();
+    assert!(matches!(asked[..], [Followup::AskOccupancy(_)]));
+    office.wait(GRACE);
+    let overdue = office.store().due(office.now, 10).await.unwrap();
+    assert!(matches!(overdue[..], [Followup::LogOff(_)]), "who does not log off is logged off");
+    assert_eq!(office.store().due(office.now, 0).await.unwrap(), [], "the limit holds");
+}
+
+pub(crate) async fn a_new_process_detaches_what_the_old_one_carried<B: Bench>() {
+    let mut office = Office::<B>::with_desktops(3).await;
+    let active = office.work("sato").await;
+    let starting = office.login("tanaka").await.unwrap();
+    office.redeem(&starting).await.unwrap();
+    let ending = office.work("ito").await;
+    office.tell(ending.sid, Event::EndWanted(Cause::Administrator)).await.unwrap();
+    assert_eq!(office.store().recover(BOOT, office.now).await.unwrap(), 0, "its own are its own");
+
+    let next = Uuid::from_u128(0xb008);
+    assert_eq!(office.store().recover(next, office.now).await.unwrap(), 3);
+    for login in [&active, &starting] {
+        assert!(matches!(office.state(login.sid).await, State::Detached { .. }));
+    }
+    assert_eq!(office.state(ending.sid).await, State::Ended { cause: Cause::Administrator });
+    let records = office.desktops(&"keiri".parse().unwrap()).await;
+    let used = records.iter().filter(|record| record.desktop.used).count();
+    assert_eq!(used, 3, "the one that was starting may have been connected");
+    assert_eq!(office.store().recover(next, office.now).await.unwrap(), 0);
+}
+
+pub(crate) async fn only_a_ticket_starts_a_session<B: Bench>() {
+    let mut office = Office::<B>::with_desktops(1).await;
+    let login = office.login("sato").await.unwrap();
+    let refused = office.tell(login.sid, Event::Redeemed).await;
+    assert!(matches!(refused, Err(EventError::Refused(_))));
+    assert!(matches!(office.state(login.sid).await, State::Requested { .. }));
+}
