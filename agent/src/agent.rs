@@ -147,13 +147,12 @@ impl Agent {
         link::say(&mut say, &hello, LIMIT_BEFORE).await?;
 
         let mut login = Login::new(wishes);
-        let mut patience = WELCOME_DEADLINE;
+        let (mut patience, mut limit) = (WELCOME_DEADLINE, LIMIT_BEFORE);
         loop {
-            // The limit is ours alone to set; the broker's own is tighter.
-            let message = timeout(patience, hear.next::<BrokerMessage>(LIMIT_AFTER))
+            let message = timeout(patience, hear.next::<BrokerMessage>(limit))
                 .await
                 .map_err(|_| LinkError::Silent)??;
-            patience = PATIENCE;
+            (patience, limit) = (PATIENCE, LIMIT_AFTER);
             for step in login.heard(message)? {
                 match step {
                     Step::Say(message) => link::say(&mut say, &message, LIMIT_BEFORE).await?,

@@ -97,7 +97,7 @@ impl RunError {
 }
 
 /// Writes an error and everything under it as one line.
-pub fn story(error: &dyn std::error::Error) -> String {
+fn story(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(error) = next {

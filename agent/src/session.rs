@@ -17,7 +17,7 @@ use tegata_proto::session::{
     AgentMessage, Attach, Attached, Channel, GatewayMessage, Mode, Open, Right,
 };
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::agent::Agent;
 use crate::attach::{Attempts, Next, Shown};
@@ -324,14 +324,5 @@ impl Control {
     /// Closes the connection at once.
     pub fn close(&self) {
         link::close(&self.connection);
-    }
-
-    /// Waits for the end of the connection, but not for long; then closes it.
-    pub async fn closed(&self, wait: Duration) {
-        tokio::select! {
-            _ = self.connection.closed() => {}
-            () = sleep(wait) => {}
-        }
-        self.close();
     }
 }
