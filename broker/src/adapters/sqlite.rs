@@ -205,10 +205,10 @@ impl Store for SqliteStore {
     async fn probed(
         &self,
         desktop: DesktopId,
-        probe: Probe,
+        found: Option<Probe>,
         now: Timestamp,
     ) -> Result<Vec<Followup>, StoreError> {
-        self.commands.send(Probed { desktop, probe, now }).await
+        self.commands.send(Probed { desktop, found, now }).await
     }
 
     async fn observed(

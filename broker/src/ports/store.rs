@@ -96,11 +96,12 @@ pub trait Store: Send + Sync + 'static {
     /// opens or closes the link's interval where the event says so.
     async fn session_event(&self, event: SessionEvent) -> Result<Vec<Followup>, EventError>;
 
-    /// Applies what a probe found to a desktop; one that is gone is ignored.
+    /// Applies what a probe found to a desktop; nothing, where it only took a
+    /// connection. Either way it was probed at `now`. One that is gone is ignored.
     async fn probed(
         &self,
         desktop: DesktopId,
-        probe: Probe,
+        found: Option<Probe>,
         now: Timestamp,
     ) -> Result<Vec<Followup>, StoreError>;
 

@@ -15,7 +15,7 @@ use crate::ports::store::{Actor, Followup, StoreError};
 /// Applies what a probe found.
 pub(super) struct Probed {
     pub(super) desktop: DesktopId,
-    pub(super) probe: Probe,
+    pub(super) found: Option<Probe>,
     pub(super) now: Timestamp,
 }
 
@@ -28,7 +28,10 @@ impl Command for Probed {
             return Ok(vec![]);
         };
         let rules = loaded.pool.rules();
-        let effects = loaded.assignment.probed(self.probe, rules, self.now).map_err(corrupt)?;
+        let effects = match self.found {
+            Some(probe) => loaded.assignment.probed(probe, rules, self.now).map_err(corrupt)?,
+            None => vec![],
+        };
         let followups = loaded.followups(effects);
         let mut batch = Batch::new();
         loaded.save(&mut batch, &Actor::Broker, "probed", self.now, |_, _| {})?;

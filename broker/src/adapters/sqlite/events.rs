@@ -15,7 +15,7 @@ use super::assignment::{Facts, Loaded, corrupt, loaded_columns, read_session};
 use super::batch::Batch;
 use super::row::{self, Columns};
 use super::writer::Command;
-use crate::ports::store::{Actor, Carried, EventError, Followup, SessionEvent, StoreError};
+use crate::ports::store::{Actor, EventError, Followup, SessionEvent, StoreError};
 
 /// A session's own standing, over or not.
 pub(super) type Own = (session::State, Facts);
@@ -135,9 +135,6 @@ impl SessionEvent {
     }
 
     fn close_link(&self, number: LinkNumber, batch: &mut Batch) {
-        let Carried { up, down, last_byte_at } =
-            self.carried.unwrap_or(Carried { up: 0, down: 0, last_byte_at: self.now });
-        let known = self.carried.is_some();
         batch
             .add(
                 "UPDATE links SET ended_at = ?, ended_by = ?, up = ?, down = ?, last_byte_at = ? \
@@ -146,9 +143,9 @@ impl SessionEvent {
             )
             .bind(row::millis(self.now))
             .bind(event_name(self.event))
-            .bind(known.then_some(up.cast_signed()))
-            .bind(known.then_some(down.cast_signed()))
-            .bind(known.then(|| row::millis(last_byte_at)))
+            .bind(self.carried.map(|carried| carried.up.cast_signed()))
+            .bind(self.carried.map(|carried| carried.down.cast_signed()))
+            .bind(self.carried.map(|carried| row::millis(carried.last_byte_at)))
             .bind(row::bytes(self.sid.0))
             .bind(number.0.cast_signed());
     }

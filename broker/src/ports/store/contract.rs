@@ -152,8 +152,8 @@ impl<B: Bench> Office<B> {
     pub(crate) async fn probe_all(&mut self, pool: &PoolName) {
         for record in self.desktops(pool).await {
             self.wait(Duration::from_millis(1));
-            let probe = Probe::Answered(Some(PIN));
-            self.store().probed(record.id, probe, self.now).await.unwrap();
+            let found = Some(Probe::Answered(Some(PIN)));
+            self.store().probed(record.id, found, self.now).await.unwrap();
         }
     }
 

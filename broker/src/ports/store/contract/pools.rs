@@ -64,7 +64,7 @@ pub(crate) async fn a_changed_certificate_needs_a_reason<B: Bench>() {
     let office = Office::<B>::with_desktops(1).await;
     let id = office.desktop().await.id;
     let other = Sha256([8; 32]);
-    office.store().probed(id, Probe::Answered(Some(other)), office.now).await.unwrap();
+    office.store().probed(id, Some(Probe::Answered(Some(other))), office.now).await.unwrap();
     assert!(!office.is_ready().await, "another certificate is not believed");
     let mut accepted = keiri(1);
     accepted.desktops[0].certificate_sha256 = Some(other);
@@ -74,7 +74,7 @@ pub(crate) async fn a_changed_certificate_needs_a_reason<B: Bench>() {
     let (_, seq) = office.actions(0).await;
     office.put_because(accepted, Some("new machine")).await.unwrap();
     assert_eq!(office.actions(seq).await.0, ["pool.updated", "desktop.pin_accepted"]);
-    office.store().probed(id, Probe::Answered(Some(other)), office.now).await.unwrap();
+    office.store().probed(id, Some(Probe::Answered(Some(other))), office.now).await.unwrap();
     assert!(office.is_ready().await);
 }
 
@@ -129,13 +129,15 @@ pub(crate) async fn desktops_are_probed_by_need_and_age<B: Bench>() {
         targets.into_iter().map(|target| (target.desktop, target.ready)).collect()
     };
     assert_eq!(due(office.now).await.len(), 3, "those never probed");
-    store.probed(records[0].id, Probe::Answered(Some(PIN)), office.now).await.unwrap();
-    store.probed(records[1].id, Probe::Failed, office.now).await.unwrap();
+    store.probed(records[0].id, Some(Probe::Answered(Some(PIN))), office.now).await.unwrap();
+    store.probed(records[1].id, Some(Probe::Failed), office.now).await.unwrap();
     assert_eq!(due(office.now).await, [(records[2].id, false)]);
     office.wait(PROBE_SOON);
     assert_eq!(due(office.now).await, [(records[2].id, false), (records[1].id, false)]);
     office.wait(PROBE_LATER.saturating_sub(PROBE_SOON));
     assert_eq!(due(office.now).await.len(), 3);
     assert!(due(office.now).await.contains(&(records[0].id, true)));
+    store.probed(records[0].id, None, office.now).await.unwrap();
+    assert_eq!(due(office.now).await.len(), 2, "a mere connection counts as a probe");
     assert_eq!(store.to_probe(office.now, 1).await.unwrap().len(), 1, "the limit holds");
 }
