@@ -1,0 +1,165 @@
+//! Occupancy by the site's own program.
+//!
+//! The program gets its arguments from a template and writes one JSON object,
+//! `{"logged_on": ["sato"]}`. Any exit but 0, more than 5 s, or anything else on
+//! its standard output means that it does not know.
+
+use std::collections::BTreeSet;
+use std::process::Stdio;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::Deserialize;
+use tokio::io::AsyncReadExt;
+use tokio::process::Command;
+use tokio::sync::Semaphore;
+
+use crate::ports::occupancy::{Occupancy, Unknown};
+use crate::ports::store::OccupancyTarget;
+
+/// How long the program may take.
+pub const COMMAND_LIMIT: Duration = Duration::from_secs(5);
+
+/// Most programs at once.
+pub const COMMANDS_MAX: usize = 8;
+
+/// Longest answer, in bytes.
+pub const ANSWER_MAX: u64 = 64 * 1024;
+
+/// Runs the site's program.
+pub struct OccupancyCommand {
+    program: Option<Template>,
+    running: Semaphore,
+}
+
+/// The program and its arguments, in which `{desktop}`, `{address}`, `{account}`
+/// and `{action}` (`logged_on` or `log_off`) stand for themselves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Template(Vec<String>);
+
+/// A template without a program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("names no program")]
+pub struct NoProgram;
+
+impl Template {
+    /// Takes a program with its arguments.
+    ///
+    /// # Errors
+    ///
+    /// Refuses an empty list.
+    pub fn new(words: Vec<String>) -> Result<Self, NoProgram> {
+        if words.first().is_none_or(String::is_empty) { Err(NoProgram) } else { Ok(Self(words)) }
+    }
+
+    fn command(&self, target: &OccupancyTarget, action: &str) -> Command {
+        let fill = |word: &String| {
+            // Each placeholder is a whole argument or a part of one; there is no
+            // shell, so nothing in a name can become another argument.
+            word.replace("{desktop}", target.name.as_str())
+                .replace("{address}", &target.address.to_string())
+                .replace("{action}", action)
+                .replace("{account}", target.account.as_deref().unwrap_or_default())
+        };
+        let mut words = self.0.iter().map(fill);
+        let mut command = Command::new(words.next().unwrap_or_default());
+        command.args(words);
+        command
+    }
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    logged_on: BTreeSet<String>,
+}
+
+impl OccupancyCommand {
+    /// Uses this program, or none: every answer is then that desktops cannot be
+    /// asked.
+    pub fn new(program: Option<Template>) -> Self {
+        Self { program, running: Semaphore::new(COMMANDS_MAX) }
+    }
+
+    /// Tells whether desktops can be asked at all.
+    pub fn is_configured(&self) -> bool {
+        self.program.is_some()
+    }
+
+    async fn run(&self, target: &OccupancyTarget, action: &str) -> Result<Vec<u8>, Unknown> {
+        let program = self.program.as_ref().ok_or(Unknown::CannotBeAsked)?;
+        let _permit =
+            self.running.acquire().await.map_err(|error| Unknown::Failed(error.into()))?;
+        let mut child = program
+            .command(target, action)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|error| Unknown::Failed(error.into()))?;
+        let stdout = child.stdout.take();
+        let answered = async {
+            let mut answer = Vec::new();
+            if let Some(stdout) = stdout {
+                let read = stdout.take(ANSWER_MAX).read_to_end(&mut answer).await;
+                read.map_err(|error| Unknown::Failed(error.into()))?;
+            }
+            let status = child.wait().await.map_err(|error| Unknown::Failed(error.into()))?;
+            if status.success() { Ok(answer) } else { Err(Unknown::Ended(status)) }
+        };
+        tokio::time::timeout(COMMAND_LIMIT, answered).await.map_err(|_| Unknown::TimedOut)?
+    }
+}
+
+#[async_trait]
+impl Occupancy for OccupancyCommand {
+    async fn logged_on(&self, target: &OccupancyTarget) -> Result<BTreeSet<String>, Unknown> {
+        let bytes = self.run(target, "logged_on").await?;
+        let answer: Answer = serde_json::from_slice(&bytes).map_err(Unknown::Unreadable)?;
+        Ok(answer.logged_on)
+    }
+
+    async fn log_off(&self, target: &OccupancyTarget) -> Result<(), Unknown> {
+        self.run(target, "log_off").await.map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn target() -> OccupancyTarget {
+        OccupancyTarget {
+            desktop: tegata_proto::id::DesktopId(Uuid::nil()),
+            name: "keiri-0001".parse().unwrap(),
+            address: "192.0.2.1:3389".parse().unwrap(),
+            account: Some("sato; echo x".into()),
+        }
+    }
+
+    fn shell(script: &str) -> OccupancyCommand {
+        let words = ["sh", "-c", script, "sh", "{desktop}", "{account}", "{action}", "{address}"];
+        OccupancyCommand::new(Some(Template::new(words.map(str::to_owned).into()).unwrap()))
+    }
+
+    #[tokio::test]
+    async fn the_program_gets_each_value_as_one_argument() {
+        let script = r#"printf '{"logged_on":["%s","%s","%s","%s"]}' "$1" "$2" "$3" "$4""#;
+        let logged_on = shell(script).logged_on(&target()).await.unwrap();
+        let wanted = ["keiri-0001", "sato; echo x", "logged_on", "192.0.2.1:3389"];
+        assert_eq!(logged_on, wanted.map(str::to_owned).into());
+    }
+
+    #[tokio::test]
+    async fn what_is_not_an_answer_is_unknown() {
+        let ask = async |script: &str| shell(script).logged_on(&target()).await.unwrap_err();
+        assert!(matches!(ask("exit 3").await, Unknown::Ended(_)));
+        assert!(matches!(ask("echo nobody").await, Unknown::Unreadable(_)));
+        assert!(matches!(ask("echo '{}'").await, Unknown::Unreadable(_)));
+        assert!(matches!(ask("exec sleep 30").await, Unknown::TimedOut));
+        let none = OccupancyCommand::new(None).logged_on(&target()).await.unwrap_err();
+        assert!(matches!(none, Unknown::CannotBeAsked));
+    }
+}
