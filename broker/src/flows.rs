@@ -1,0 +1,13 @@
+//! What the broker does when somebody asks: a login, a redeem, an end of a link.
+//!
+//! Each flow commits first and acts second; what it could not act on is found
+//! again by [`crate::reconcile`].
+
+pub mod assignment;
+pub mod catalogue;
+pub mod followup;
+pub mod login;
+pub mod redeem;
+pub mod refusals;
+pub mod sign_in;
+pub mod waiting;

@@ -1,0 +1,261 @@
+//! From a known person to a ticket: assign, commit, sign.
+//!
+//! A full pool is waited for here. The assignment, its session and the audit
+//! record are durable before the ticket is signed (invariants I7 and I11).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tegata_domain::pool::Pool;
+use tegata_domain::time::Timestamp;
+use tegata_proto::claims::{Claims, Confirmation, TICKET_LIFE_S};
+use tegata_proto::code::Code;
+use tegata_proto::id::{SessionId, TicketId};
+use tegata_proto::key::Thumbprint;
+use tegata_proto::login::{Desktop, Gateway, TicketAnswer};
+use tegata_proto::policy::Protocol;
+use tokio::time::{Instant, timeout, timeout_at};
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use crate::flows::waiting::{Place, WaitingRooms};
+use crate::metrics::{Metrics, Phase};
+use crate::ports::clock::Clock;
+use crate::ports::directory::Person;
+use crate::ports::signer::{Signer, TokenKind};
+use crate::ports::store::{Assign, AssignError, Assigned, Store};
+
+/// How often somebody who waits looks for a free desktop without being woken.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Most of a resume grant's life; the session's grace is the other bound.
+const GRANT_LIFE_MAX: Duration = Duration::from_hours(12);
+
+/// What every ticket needs.
+pub struct Assignments {
+    /// Where assignments are kept.
+    pub store: Arc<dyn Store>,
+    /// Who signs.
+    pub signer: Arc<dyn Signer>,
+    /// Who waits.
+    pub rooms: Arc<WaitingRooms>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Where durations are counted.
+    pub metrics: Metrics,
+    /// `iss` of every ticket.
+    pub issuer: String,
+    /// Where tickets are taken.
+    pub gateways: Arc<dyn Fn() -> Vec<Gateway> + Send + Sync>,
+}
+
+/// A person who asks for a desktop.
+pub struct Applicant {
+    /// Who.
+    pub person: Person,
+    /// Of which pool; the person is entitled to it.
+    pub pool: Arc<Pool>,
+    /// The key of the agent's run.
+    pub key: Thumbprint,
+    /// Where they are.
+    pub class: String,
+    /// The device's own name for itself.
+    pub device: Option<String>,
+    /// The login, as log and audit name it.
+    pub txn: String,
+}
+
+/// A place in the queue, to be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Queued {
+    /// The next to be served has 1.
+    pub place: u32,
+    /// How long it may take at most.
+    pub at_most: Duration,
+}
+
+impl Assignments {
+    /// Gives a person a desktop of the pool, waiting for one if need be; `tell`
+    /// hears each change of their place.
+    ///
+    /// # Errors
+    ///
+    /// The code is what the agent is told. Nothing is assigned then.
+    pub async fn assign<F: Future<Output = Result<(), Code>>>(
+        &self,
+        applicant: &Applicant,
+        mut tell: impl FnMut(Queued) -> F,
+    ) -> Result<(SessionId, Assigned), Code> {
+        let began = Instant::now();
+        let sid = SessionId(Uuid::now_v7());
+        let (pool, name) = (&applicant.pool, applicant.pool.name());
+        if self.rooms.is_empty(name)
+            && let Some(assigned) = self.try_assign(sid, applicant).await?
+        {
+            self.metrics.phase(Phase::Assign, began.elapsed());
+            return Ok((sid, assigned));
+        }
+        // Their own desktop waits for nobody; a queue is for those without one.
+        if let Some(assigned) = self.return_to_own(sid, applicant).await? {
+            return Ok((sid, assigned));
+        }
+
+        let deadline = began + pool.queue_wait();
+        let limit = pool.raw().queue_limit;
+        let place = self.rooms.join(name, sid, limit).map_err(|_| Code::PoolExhausted)?;
+        let _counted = Waiting::new(self.metrics.clone());
+        let mut told = None;
+        loop {
+            let number = place.number();
+            if told != Some(number) {
+                tell(Queued { place: number, at_most: deadline - Instant::now() }).await?;
+                told = Some(number);
+            }
+            if number == 1
+                && let Some(assigned) = self.try_assign(sid, applicant).await?
+            {
+                self.metrics.phase(Phase::Assign, began.elapsed());
+                return Ok((sid, assigned));
+            }
+            if self.wait(&place, deadline).await.is_err() {
+                info!(pool = %name, "Nobody left the pool in time");
+                return Err(Code::PoolExhausted);
+            }
+        }
+    }
+
+    /// Signs the ticket and the grant for an assignment that is durable.
+    ///
+    /// # Errors
+    ///
+    /// The code is what the agent is told; the assignment lapses by itself.
+    pub fn ticket(
+        &self,
+        applicant: &Applicant,
+        sid: SessionId,
+        assigned: &Assigned,
+    ) -> Result<TicketAnswer, Code> {
+        let pool = applicant.pool.raw();
+        let now = self.clock.now();
+        let sign = |kind, life: Duration| {
+            let claims = self.claims(applicant, sid, assigned, now, life);
+            self.signer.sign(kind, &claims).map_err(|error| {
+                warn!(error = &error as &dyn std::error::Error, "Ticket not signed");
+                Code::Internal
+            })
+        };
+        let rdp = pool.protocol == Protocol::Rdp;
+        Ok(TicketAnswer {
+            ticket: sign(TokenKind::Ticket, Duration::from_secs(TICKET_LIFE_S))?,
+            grant: sign(TokenKind::Resume, applicant.pool.grace().min(GRANT_LIFE_MAX))?,
+            gateways: (self.gateways)(),
+            desktop: Desktop {
+                name: assigned.name.clone(),
+                protocol: pool.protocol,
+                security: pool.security,
+                certificate_sha256: assigned.pin.filter(|_| rdp),
+                user_hint: applicant.person.account.clone(),
+            },
+            policy: pool.policy,
+            sign_on: pool.sign_on,
+        })
+    }
+
+    fn claims(
+        &self,
+        applicant: &Applicant,
+        sid: SessionId,
+        assigned: &Assigned,
+        now: Timestamp,
+        life: Duration,
+    ) -> Claims {
+        Claims {
+            iss: self.issuer.clone(),
+            aud: applicant.pool.raw().gateways.clone(),
+            sub: applicant.person.user.clone(),
+            sid,
+            epoch: assigned.epoch,
+            jti: TicketId(Uuid::now_v7()),
+            iat: now.as_secs(),
+            exp: now.after(life).as_secs(),
+            cnf: Confirmation { jkt: applicant.key },
+        }
+    }
+
+    /// Tries once; `None` means that no desktop is free.
+    async fn try_assign(
+        &self,
+        sid: SessionId,
+        applicant: &Applicant,
+    ) -> Result<Option<Assigned>, Code> {
+        let person = &applicant.person;
+        let assign = Assign {
+            sid,
+            user: person.user.clone(),
+            display_name: person.display_name.clone(),
+            account: person.account.clone(),
+            unit: person.unit.clone(),
+            pool: applicant.pool.name().clone(),
+            class: applicant.class.clone(),
+            device: applicant.device.clone(),
+            txn: applicant.txn.clone(),
+            now: self.clock.now(),
+        };
+        match self.store.assign(assign).await {
+            Ok(assigned) => Ok(Some(assigned)),
+            Err(AssignError::Exhausted) => Ok(None),
+            Err(AssignError::NoSuchPool) => Err(Code::NoEntitlement),
+            Err(error @ AssignError::NotProbed(_)) => {
+                info!(user.id = %person.user, %error, "Own desktop cannot be given");
+                Err(Code::DesktopUnreachable)
+            }
+            Err(AssignError::Store(error)) => {
+                warn!(error = &error as &dyn std::error::Error, "Assignment not stored");
+                Err(Code::Unavailable)
+            }
+        }
+    }
+
+    async fn return_to_own(
+        &self,
+        sid: SessionId,
+        applicant: &Applicant,
+    ) -> Result<Option<Assigned>, Code> {
+        let pool = applicant.pool.name();
+        let pools = std::slice::from_ref(pool);
+        let standing = self.store.standing(&applicant.person.user, pools).await;
+        let standing = standing.map_err(|error| {
+            warn!(error = &error as &dyn std::error::Error, "Store not read");
+            Code::Unavailable
+        })?;
+        let held = standing.get(pool).is_some_and(|standing| standing.held);
+        if held { self.try_assign(sid, applicant).await } else { Ok(None) }
+    }
+
+    async fn wait(
+        &self,
+        place: &Place,
+        deadline: Instant,
+    ) -> Result<(), tokio::time::error::Elapsed> {
+        timeout_at(deadline, async {
+            let _woken_or_not = timeout(LOOK_EVERY, place.moved()).await;
+        })
+        .await
+    }
+}
+
+/// Counts somebody as waiting while it lives.
+struct Waiting(Metrics);
+
+impl Waiting {
+    fn new(metrics: Metrics) -> Self {
+        metrics.waiting(1);
+        Self(metrics)
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.waiting(-1);
+    }
+}

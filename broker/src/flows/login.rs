@@ -1,0 +1,332 @@
+//! The login conversation, as the broker leads it (`tegata-login/1`).
+//!
+//! [`LoginDesk`] is the handler of its ALPN: it reads and writes frames in their
+//! order and by their deadlines. Who the person is, is [`SignIn`]'s; which
+//! desktop they get, [`Assignments`]'. A login becomes a ticket in
+//! [`LoginDesk::admit`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
+use tegata_domain::pool::Pool;
+use tegata_edge::endpoint::{Handler, Link};
+use tegata_edge::network::NetworkClasses;
+use tegata_edge::source::Prefix;
+use tegata_edge::wire::{FrameReader, FrameWriter, WireError};
+use tegata_gateway::proof::{thumbprint, verify_proof};
+use tegata_proto::PROTOCOL_VERSION;
+use tegata_proto::code::{Code, TryAgain};
+use tegata_proto::encoding::Bytes;
+use tegata_proto::frame::{LIMIT_AFTER, LIMIT_BEFORE};
+use tegata_proto::id::{LinkNumber, PoolName};
+use tegata_proto::login::{
+    AgentMessage, BrokerMessage, Failure, Hello, Method, OfferState, Password, Phase as Step,
+    PoolOffer, Transaction, Welcome,
+};
+use tegata_proto::proof::Purpose;
+use tokio::time::{Instant, timeout, timeout_at};
+use tracing::{Instrument as _, debug, info, info_span, warn};
+
+use crate::flows::assignment::{Applicant, Assignments, Queued};
+use crate::flows::catalogue::Catalogue;
+use crate::flows::refusals::Refusals;
+use crate::flows::sign_in::SignIn;
+use crate::metrics::Phase;
+use crate::ports::directory::Person;
+
+/// By when the first frame must be here.
+pub const HELLO_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How long a person may take to type a password.
+pub const PASSWORD_DEADLINE: Duration = Duration::from_mins(3);
+
+/// How long a person may take to choose a pool.
+pub const CHOICE_DEADLINE: Duration = Duration::from_mins(2);
+
+/// How long an agent may take to receive one frame.
+pub const WRITE_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How long an agent may take to close after the last frame.
+pub const FAREWELL: Duration = Duration::from_secs(2);
+
+/// When to try again, where nothing better is known.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// Longest `agent_version`, `locale` and `device_id`, in bytes.
+const LABEL_MAX: usize = 128;
+
+/// Leads logins.
+pub struct LoginDesk {
+    /// Who people are.
+    pub sign_in: SignIn,
+    /// Which desktop they get; with the store, the clock and the counters.
+    pub assignments: Assignments,
+    /// Which pools there are.
+    pub catalogue: Arc<Catalogue>,
+    /// Where links come from.
+    pub classes: Arc<NetworkClasses>,
+    /// The audit trail of refusals.
+    pub refusals: Arc<Refusals>,
+    /// The oldest agent that may log in.
+    pub minimum_agent: Version,
+}
+
+/// A version as packages have it: three numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version([u32; 3]);
+
+impl Version {
+    /// Reads `1.2.3`; what follows a `-` or `+` is ignored.
+    pub fn parse(text: &str) -> Option<Self> {
+        let core = text.split(['-', '+']).next()?;
+        let mut numbers = core.split('.').map(|number| number.parse().ok());
+        let version = [numbers.next()??, numbers.next()??, numbers.next()??];
+        numbers.next().is_none().then_some(Self(version))
+    }
+}
+
+impl std::fmt::Display for Version {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [major, minor, patch] = self.0;
+        write!(f, "{major}.{minor}.{patch}")
+    }
+}
+
+/// How a conversation ends without a ticket.
+enum Stopped {
+    /// The agent is told why.
+    Refused(Failure),
+    /// There is nobody to tell.
+    Gone,
+}
+
+impl From<Code> for Stopped {
+    fn from(code: Code) -> Self {
+        let later = code.try_again() == TryAgain::Later;
+        let millis = u64::try_from(RETRY_AFTER.as_millis()).unwrap_or(u64::MAX);
+        Self::Refused(Failure { code, retry_after_ms: later.then_some(millis) })
+    }
+}
+
+impl From<WireError> for Stopped {
+    fn from(error: WireError) -> Self {
+        match error {
+            WireError::Closed => Self::Gone,
+            WireError::TooSlow => Code::Timeout.into(),
+            WireError::Malformed(_) => Code::Malformed.into(),
+            WireError::Unsendable(_) => Code::Internal.into(),
+        }
+    }
+}
+
+struct Talk {
+    reader: FrameReader,
+    writer: FrameWriter,
+}
+
+impl Talk {
+    async fn say(&mut self, message: &BrokerMessage) -> Result<(), Stopped> {
+        let deadline = Instant::now() + WRITE_DEADLINE;
+        Ok(self.writer.write(message, LIMIT_AFTER, deadline).await?)
+    }
+
+    async fn hear(&mut self, limit: usize, within: Duration) -> Result<AgentMessage, Stopped> {
+        match self.reader.read(limit, Instant::now() + within).await? {
+            AgentMessage::Unsupported => Err(Code::Unsupported.into()),
+            known => Ok(known),
+        }
+    }
+}
+
+#[async_trait]
+impl Handler for LoginDesk {
+    async fn serve(&self, link: Link) {
+        let mut txn = [0; 16];
+        if SystemRandom::new().fill(&mut txn).is_err() {
+            warn!("No random bytes for a login");
+            return;
+        }
+        let txn = Bytes(txn);
+        self.lead(link, txn).instrument(info_span!("login", %txn)).await;
+    }
+}
+
+impl LoginDesk {
+    async fn lead(&self, link: Link, txn: Transaction) {
+        let began = Instant::now();
+        let streams = timeout_at(began + HELLO_DEADLINE, link.connection.accept_bi()).await;
+        let Ok(Ok((send, receive))) = streams else { return };
+        let mut talk = Talk { reader: FrameReader::new(receive), writer: FrameWriter::new(send) };
+        let outcome = tokio::select! {
+            biased;
+            () = link.closing.cancelled() => Err(Code::Unavailable.into()),
+            outcome = self.converse(&link, &mut talk, txn) => outcome,
+        };
+        match outcome {
+            Ok(()) => self.assignments.metrics.login(None),
+            Err(Stopped::Refused(failure)) => {
+                self.assignments.metrics.login(Some(failure.code));
+                self.refusals.count(&Prefix::of(link.remote.ip()).to_string(), failure.code);
+                debug!(code = %failure.code, "Login ended without a ticket");
+                if talk.say(&BrokerMessage::Error(failure)).await.is_err() {
+                    return;
+                }
+            }
+            Err(Stopped::Gone) => {
+                self.assignments.metrics.login(Some(Code::Disconnected));
+                return;
+            }
+        }
+        // The agent closes; the connection is dropped if it does not.
+        let _closed = timeout(FAREWELL, link.connection.closed()).await;
+    }
+
+    async fn converse(
+        &self,
+        link: &Link,
+        talk: &mut Talk,
+        txn: Transaction,
+    ) -> Result<(), Stopped> {
+        let AgentMessage::Hello(hello) = talk.hear(LIMIT_BEFORE, HELLO_DEADLINE).await? else {
+            return Err(Code::Malformed.into());
+        };
+        self.check(&hello, link)?;
+        talk.say(&BrokerMessage::Welcome(Welcome {
+            v: PROTOCOL_VERSION,
+            txn,
+            server_time_ms: self.assignments.clock.now().as_millis(),
+            realms: self.sign_in.realms(),
+            methods: vec![Method::Password],
+            minimum_agent: self.minimum_agent.to_string(),
+        }))
+        .await?;
+
+        let AgentMessage::Password(password) = talk.hear(LIMIT_BEFORE, PASSWORD_DEADLINE).await?
+        else {
+            return Err(Code::Malformed.into());
+        };
+        if password.txn != txn {
+            return Err(Code::Malformed.into());
+        }
+        self.admit(link, talk, hello, password).await
+    }
+
+    fn check(&self, hello: &Hello, link: &Link) -> Result<(), Code> {
+        if hello.v != PROTOCOL_VERSION {
+            return Err(Code::Unsupported);
+        }
+        let device = hello.device_id.as_deref().unwrap_or_default();
+        let labels = [&hello.agent_version, &hello.locale, device];
+        if labels.iter().any(|text| text.len() > LABEL_MAX || text.contains(char::is_control)) {
+            return Err(Code::Malformed);
+        }
+        let version = Version::parse(&hello.agent_version).ok_or(Code::Malformed)?;
+        if version < self.minimum_agent {
+            return Err(Code::AgentTooOld);
+        }
+        verify_proof(&hello.key, Purpose::Login, &link.exporter, LinkNumber::LOGIN, &hello.proof)
+            .map_err(|_| Code::WrongKey)
+    }
+
+    /// Turns a login into a ticket: who is it, what is open to them, which
+    /// desktop, and only then the signature.
+    async fn admit(
+        &self,
+        link: &Link,
+        talk: &mut Talk,
+        hello: Hello,
+        password: Password,
+    ) -> Result<(), Stopped> {
+        let began = Instant::now();
+        let txn = password.txn;
+        let person = self.sign_in.authenticate(password).await?;
+        let pool = self.choose(talk, &person).await?;
+        let applicant = Applicant {
+            pool,
+            person,
+            key: thumbprint(&hello.key),
+            class: self.classes.class_of(link.remote.ip()).to_string(),
+            device: hello.device_id,
+            txn: txn.to_string(),
+        };
+
+        let (tell, mut told) = tokio::sync::mpsc::channel::<Queued>(1);
+        let assigning = self.assignments.assign(&applicant, |queued| {
+            let tell = tell.clone();
+            async move { tell.send(queued).await.map_err(|_| Code::Internal) }
+        });
+        tokio::pin!(assigning);
+        let (sid, assigned) = loop {
+            tokio::select! {
+                biased;
+                Some(queued) = told.recv() => {
+                    let expected_ms = u64::try_from(queued.at_most.as_millis()).unwrap_or(u64::MAX);
+                    talk.say(&BrokerMessage::Queued { place: queued.place, expected_ms }).await?;
+                }
+                _ = link.connection.closed() => return Err(Stopped::Gone),
+                outcome = &mut assigning => break outcome?,
+            }
+        };
+        talk.say(&BrokerMessage::Progress { phase: Step::Assigned, expected_ms: None }).await?;
+        let answer = self.assignments.ticket(&applicant, sid, &assigned)?;
+        talk.say(&BrokerMessage::Ticket(Box::new(answer))).await?;
+        self.assignments.metrics.phase(Phase::Login, began.elapsed());
+        info!(
+            session.id = %sid, user.id = %applicant.person.user, desktop.id = %assigned.desktop,
+            pool = %applicant.pool.name(), returning = assigned.returning, "Ticket issued"
+        );
+        Ok(())
+    }
+
+    /// Offers the pools that are open to the person and returns their choice.
+    async fn choose(&self, talk: &mut Talk, person: &Person) -> Result<Arc<Pool>, Stopped> {
+        let open = self.catalogue.open_to(&person.user, &person.groups);
+        if open.is_empty() {
+            info!(user.id = %person.user, "No pool is open to this person");
+            return Err(Code::NoEntitlement.into());
+        }
+        let names: Vec<PoolName> = open.iter().map(|pool| pool.name().clone()).collect();
+        let standing =
+            self.assignments.store.standing(&person.user, &names).await.map_err(|error| {
+                warn!(error = &error as &dyn std::error::Error, "Store not read");
+                Code::Unavailable
+            })?;
+        let offer = |pool: &Arc<Pool>| PoolOffer {
+            name: pool.name().clone(),
+            label: pool.raw().label.clone(),
+            state: match standing.get(pool.name()) {
+                Some(standing) if standing.held => OfferState::Yours,
+                Some(standing) if standing.ready => OfferState::Ready,
+                Some(_) | None => OfferState::Full,
+            },
+        };
+        let pools = open.iter().map(offer).collect();
+        let display_name = person.display_name.clone();
+        talk.say(&BrokerMessage::Pools { display_name, pools }).await?;
+        if let [only] = &open[..] {
+            return Ok(Arc::clone(only));
+        }
+        let AgentMessage::Choose { pool } = talk.hear(LIMIT_AFTER, CHOICE_DEADLINE).await? else {
+            return Err(Code::Malformed.into());
+        };
+        let chosen = open.into_iter().find(|open| *open.name() == pool);
+        chosen.ok_or_else(|| Code::NoEntitlement.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_compared_as_numbers() {
+        let version = |text| Version::parse(text);
+        assert!(version("0.10.0") > version("0.9.9"));
+        assert_eq!(version("1.2.3-rc1"), version("1.2.3+build"));
+        for bad in ["", "1", "1.2", "1.2.3.4", "a.b.c", "-1.0.0", "1..2"] {
+            assert_eq!(version(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! What a gateway asks and reports: redeem, attach, detach.
+//!
+//! The broker verifies everything again, because it does not trust the gateway,
+//! and judges the times, because gateways have no say in them.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tegata_domain::session::Event;
+use tegata_domain::time::Timestamp;
+use tegata_gateway::proof::{purpose_of, sha256, thumbprint, verify_proof};
+use tegata_gateway::redeem::{
+    Attached, Broker, LinkEnd, LinkReport, RedeemRequest, Redeemed, Refused, Unreachable,
+};
+use tegata_gateway::verify::{TokenKeys, TokenKind};
+use tegata_proto::code::Code;
+use tegata_proto::id::{LinkNumber, SessionId};
+use tegata_proto::session::Right;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use crate::flows::followup::Followups;
+use crate::metrics::{Metrics, Phase};
+use crate::ports::store::{Actor, Carried, EventError, Redeem, RedeemError, SessionEvent};
+
+/// How long a gateway carries on without its broker. In one process it never
+/// has to.
+pub const LEASE: Duration = Duration::from_secs(30);
+
+/// When to ask again after the store could not serve.
+const RETRY_AFTER: Duration = Duration::from_millis(500);
+
+/// Serves the gateway in this process.
+pub struct RedeemDesk {
+    /// The keys that tickets may be signed with.
+    pub keys: TokenKeys,
+    /// What is left to do after a commit; with the store and the clock.
+    pub followups: Followups,
+    /// Where results are counted.
+    pub metrics: Metrics,
+}
+
+impl RedeemDesk {
+    fn verify(&self, request: &RedeemRequest) -> Result<(), Code> {
+        let kind = TokenKind::of(&request.right);
+        let claims = self.keys.verify(request.right.token().expose(), kind);
+        let claims = claims.map_err(|_| Code::TicketInvalid)?;
+        if claims != request.claims {
+            return Err(Code::TicketInvalid);
+        }
+        if claims.cnf.jkt != thumbprint(&request.key) {
+            return Err(Code::WrongKey);
+        }
+        let purpose = purpose_of(&request.right);
+        verify_proof(&request.key, purpose, &request.exporter, request.link, &request.proof)
+            .map_err(|_| Code::WrongKey)
+    }
+
+    async fn decide(&self, request: RedeemRequest) -> Result<Redeemed, Refused> {
+        self.verify(&request).map_err(Refused::Code)?;
+        match request.right {
+            Right::Ticket(_) => {}
+            // Links that were lost are not resumed yet: the person logs in again.
+            Right::Grant(_) => return Err(Refused::Code(Code::ResumeLost)),
+        }
+        let redeem = Redeem {
+            claims: request.claims,
+            link: request.link,
+            exporter: sha256(&request.exporter),
+            gateway: request.gateway,
+            boot: request.boot,
+            class: request.class.to_string(),
+            now: self.followups.clock.now(),
+        };
+        let redeemed = self.followups.store.redeem(redeem).await.map_err(|error| match error {
+            RedeemError::Refused(code) => Refused::Code(code),
+            RedeemError::Store(error) => {
+                warn!(error = &error as &dyn std::error::Error, "Ticket not redeemed");
+                Refused::Busy { retry_after: RETRY_AFTER }
+            }
+        })?;
+        self.followups.carry_out(redeemed.followups).await;
+        Ok(Redeemed {
+            epoch: redeemed.epoch,
+            target: redeemed.target,
+            protocol: redeemed.protocol,
+            policy: redeemed.policy,
+            incarnation: redeemed.incarnation,
+            lease_s: seconds(LEASE),
+            hold_s: seconds(redeemed.hold),
+            grant: None,
+        })
+    }
+
+    async fn report(
+        &self,
+        sid: SessionId,
+        link: LinkNumber,
+        event: Event,
+        carried: Option<Carried>,
+    ) {
+        let now = self.followups.clock.now();
+        let event =
+            SessionEvent { sid, event, link: Some(link), carried, actor: Actor::Broker, now };
+        match self.followups.store.session_event(event).await {
+            Ok(followups) => self.followups.carry_out(followups).await,
+            // The session was ended meanwhile; nothing is left to do.
+            Err(EventError::Refused(_)) => {}
+            Err(error @ (EventError::NoSuchSession(_) | EventError::Store(_))) => {
+                // The recovery of the next start finds the session as it was.
+                warn!(session.id = %sid, %link, %error, "Report not recorded");
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Broker for RedeemDesk {
+    async fn redeem(&self, request: RedeemRequest) -> Result<Redeemed, Refused> {
+        let began = Instant::now();
+        let (sid, link) = (request.claims.sid, request.link);
+        let outcome = self.decide(request).await;
+        self.metrics.phase(Phase::Redeem, began.elapsed());
+        match &outcome {
+            Ok(_) => self.metrics.redeem(None),
+            Err(Refused::Code(code)) => {
+                info!(session.id = %sid, %link, %code, "Redeem refused");
+                self.metrics.redeem(Some(*code));
+            }
+            Err(Refused::Busy { .. }) => self.metrics.redeem(Some(Code::Busy)),
+        }
+        outcome
+    }
+
+    async fn attached(&self, report: Attached) {
+        self.metrics.phase(Phase::Attach, report.took);
+        self.report(report.sid, report.link, Event::Attached, None).await;
+    }
+
+    async fn unreachable(&self, report: Unreachable) {
+        info!(session.id = %report.sid, why = ?report.why, "Desktop not reached");
+        self.report(report.sid, report.link, Event::DialFailed, None).await;
+    }
+
+    async fn detached(&self, report: LinkReport) {
+        let event = match report.end {
+            LinkEnd::AgentBye(Code::LoggedOff) => Event::LoggedOff,
+            LinkEnd::DesktopClosed { viewer: Some(Code::LoggedOff) } => Event::LoggedOff,
+            LinkEnd::DesktopClosed { .. } => Event::DesktopClosed,
+            LinkEnd::Ended(_) => Event::Closed,
+            LinkEnd::AgentBye(_)
+            | LinkEnd::AgentGone
+            | LinkEnd::AgentFault(_)
+            | LinkEnd::Superseded
+            | LinkEnd::Draining
+            | LinkEnd::Unanswered => Event::LinkLost,
+        };
+        info!(
+            session.id = %report.sid, link = %report.link, end = report.end.as_str(),
+            up = report.bytes_up, down = report.bytes_down, "Link ended"
+        );
+        let now = self.followups.clock.now();
+        let last = report.last_byte_at.and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
+        let last = last.and_then(|at| u64::try_from(at.as_millis()).ok());
+        let carried = Carried {
+            up: report.bytes_up,
+            down: report.bytes_down,
+            last_byte_at: last.map_or(now, Timestamp::from_millis),
+        };
+        self.report(report.sid, report.link, event, Some(carried)).await;
+    }
+}
+
+fn seconds(span: Duration) -> u32 {
+    u32::try_from(span.as_secs()).unwrap_or(u32::MAX)
+}

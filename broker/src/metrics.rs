@@ -1,0 +1,165 @@
+//! What an operator wants to see of logins, desktops and sessions.
+
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+use tegata_proto::code::Code;
+use tegata_proto::id::RealmName;
+
+use crate::ports::store::Census;
+
+/// Upper bounds of the time histograms, in seconds.
+const SECONDS: [f64; 14] =
+    [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 60.0];
+
+/// A step from the password to the desktop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum Phase {
+    /// The directory says who it is.
+    Directory,
+    /// A desktop becomes theirs, waiting included.
+    Assign,
+    /// The ticket is redeemed.
+    Redeem,
+    /// The gateway reaches the desktop.
+    Attach,
+    /// From the password to the ticket.
+    Login,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Result_ {
+    result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PhaseLabel {
+    phase: Phase,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DirectoryLabels {
+    realm: String,
+    operation: &'static str,
+    answered: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DesktopLabels {
+    pool: String,
+    state: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SessionLabels {
+    class: String,
+    state: String,
+}
+
+type Count = Gauge<i64, std::sync::atomic::AtomicI64>;
+
+/// Everything that the broker counts. Clones count together.
+#[derive(Clone)]
+pub struct Metrics {
+    logins: Family<Result_, Counter>,
+    redeems: Family<Result_, Counter>,
+    phases: Family<PhaseLabel, Histogram>,
+    directory: Family<DirectoryLabels, Histogram>,
+    desktops: Family<DesktopLabels, Count>,
+    sessions: Family<SessionLabels, Count>,
+    waiting: Count,
+    census_at: Gauge<f64, AtomicU64>,
+}
+
+impl Metrics {
+    /// Registers them.
+    pub fn register(registry: &mut Registry) -> Self {
+        let seconds = || Histogram::new(SECONDS);
+        let metrics = Self {
+            logins: Family::default(),
+            redeems: Family::default(),
+            phases: Family::new_with_constructor(seconds),
+            directory: Family::new_with_constructor(seconds),
+            desktops: Family::default(),
+            sessions: Family::default(),
+            waiting: Count::default(),
+            census_at: Gauge::default(),
+        };
+        let Self { logins, redeems, phases, directory, desktops, sessions, waiting, census_at } =
+            metrics.clone();
+        registry.register("logins", "Logins by result", logins);
+        registry.register("redeems", "Redeems by result", redeems);
+        let help = "Time to the desktop by phase";
+        registry.register("time_to_desktop_seconds", help, phases);
+        let help = "Time a directory took to answer";
+        registry.register("directory_seconds", help, directory);
+        registry.register("desktops", "Desktops by pool and state", desktops);
+        let help = "Sessions that are not over by network class and state";
+        registry.register("sessions", help, sessions);
+        registry.register("waiting", "Logins that wait for a desktop", waiting);
+        let help = "Unix time at which desktops and sessions were counted last";
+        registry.register("census_timestamp_seconds", help, census_at);
+        metrics
+    }
+
+    /// Counts a login that ended well (`None`) or with a code.
+    pub fn login(&self, code: Option<Code>) {
+        let result = code.map_or("ok", Code::as_str);
+        self.logins.get_or_create(&Result_ { result }).inc();
+    }
+
+    /// Counts a redeem that ended well (`None`) or with a code.
+    pub fn redeem(&self, code: Option<Code>) {
+        let result = code.map_or("ok", Code::as_str);
+        self.redeems.get_or_create(&Result_ { result }).inc();
+    }
+
+    /// Notes how long a phase took.
+    pub fn phase(&self, phase: Phase, took: Duration) {
+        self.phases.get_or_create(&PhaseLabel { phase }).observe(took.as_secs_f64());
+    }
+
+    /// Notes how long a directory took for an operation.
+    pub fn directory(
+        &self,
+        realm: &RealmName,
+        operation: &'static str,
+        took: Duration,
+        answered: bool,
+    ) {
+        let labels = DirectoryLabels {
+            realm: realm.to_string(),
+            operation,
+            answered: if answered { "yes" } else { "no" },
+        };
+        self.directory.get_or_create(&labels).observe(took.as_secs_f64());
+    }
+
+    /// Counts somebody in or out of the waiting rooms.
+    pub fn waiting(&self, by: i64) {
+        self.waiting.inc_by(by);
+    }
+
+    /// Shows a fresh count of desktops and sessions.
+    pub fn census(&self, census: &Census, unix_time: f64) {
+        let count = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        // What is counted no more must not stay as it was.
+        self.desktops.clear();
+        for ((pool, state), n) in &census.desktops {
+            let labels = DesktopLabels { pool: pool.to_string(), state: state.clone() };
+            self.desktops.get_or_create(&labels).set(count(*n));
+        }
+        self.sessions.clear();
+        for ((class, state), n) in &census.sessions {
+            let labels = SessionLabels { class: class.clone(), state: state.clone() };
+            self.sessions.get_or_create(&labels).set(count(*n));
+        }
+        self.census_at.set(unix_time);
+    }
+}

@@ -1,0 +1,205 @@
+//! What heals by itself: passes that take no input, woken by a timer.
+//!
+//! [`Passes::deadlines`] settles what is overdue and repeats what was left
+//! undone; [`Passes::probes`] looks at desktops; [`Passes::bookkeeping`] writes
+//! what is counted in between. Each may be run at any time, any number of times.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tegata_domain::desktop::Probe;
+use tegata_proto::id::DesktopId;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use crate::flows::catalogue::Catalogue;
+use crate::flows::followup::Followups;
+use crate::flows::refusals::Refusals;
+use crate::metrics::Metrics;
+use crate::ports::prober::Prober;
+use crate::ports::store::{Followup, ProbeTarget};
+use tegata_edge::operations::Condition;
+
+/// Time between two passes.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// Most sessions or desktops that one pass looks at.
+const BATCH: u32 = 64;
+
+/// Time between two questions to one desktop that is being recycled.
+const ASK_AGAIN: Duration = Duration::from_secs(10);
+
+/// Time between two full probes of a ready desktop.
+const FULL_PROBE_EVERY: Duration = Duration::from_mins(5);
+
+/// Most desktops whose last question or full probe is remembered.
+const REMEMBERED_MAX: usize = 200_000;
+
+/// How many passes of bookkeeping lie between two counts.
+const CENSUS_EVERY: u32 = 5;
+
+/// How many lie between two audit records of the same refusal.
+const BOOKS_EVERY: u32 = 60;
+
+/// The passes and what they need.
+pub struct Passes {
+    /// How what is due is carried out; with the store and the clock.
+    pub followups: Followups,
+    /// How desktops are looked at.
+    pub prober: Arc<dyn Prober>,
+    /// The pools in memory.
+    pub catalogue: Arc<Catalogue>,
+    /// What is to be audited each minute.
+    pub refusals: Arc<Refusals>,
+    /// What is to be counted.
+    pub metrics: Metrics,
+    /// Whether the store answers, for `/readyz`.
+    pub store_answers: Condition,
+}
+
+impl Passes {
+    /// Settles deadlines and repeats undone work until cancelled.
+    pub async fn deadlines(self: Arc<Self>, cancelled: CancellationToken) {
+        let mut asked: HashMap<DesktopId, Instant> = HashMap::new();
+        let mut timer = ticker();
+        while tick(&mut timer, &cancelled).await {
+            let due = match self.followups.store.due(self.followups.clock.now(), BATCH).await {
+                Ok(due) => due,
+                Err(error) => {
+                    warn!(error = &error as &dyn std::error::Error, "Deadlines not settled");
+                    continue;
+                }
+            };
+            let now = Instant::now();
+            asked.retain(|_, at| now.duration_since(*at) < ASK_AGAIN);
+            let due = due.into_iter().filter(|followup| match followup {
+                Followup::AskOccupancy(target) => {
+                    let first =
+                        asked.len() < REMEMBERED_MAX && !asked.contains_key(&target.desktop);
+                    first && asked.insert(target.desktop, now).is_none()
+                }
+                Followup::CloseLinks { .. } | Followup::LogOff(_) | Followup::Freed(_) => true,
+            });
+            self.followups.carry_out(due.collect()).await;
+        }
+    }
+
+    /// Probes desktops until cancelled.
+    pub async fn probes(self: Arc<Self>, cancelled: CancellationToken) {
+        let mut seen: HashMap<DesktopId, Instant> = HashMap::new();
+        let mut timer = ticker();
+        while tick(&mut timer, &cancelled).await {
+            let targets =
+                match self.followups.store.to_probe(self.followups.clock.now(), BATCH).await {
+                    Ok(targets) => targets,
+                    Err(error) => {
+                        warn!(error = &error as &dyn std::error::Error, "Desktops not listed");
+                        continue;
+                    }
+                };
+            let now = Instant::now();
+            if seen.len() > REMEMBERED_MAX {
+                seen.clear();
+            }
+            let mut running = JoinSet::new();
+            for target in targets {
+                let recent = |at: &Instant| now.duration_since(*at) < FULL_PROBE_EVERY;
+                let full = !target.ready || !seen.get(&target.desktop).is_some_and(recent);
+                let prober = Arc::clone(&self.prober);
+                running.spawn(async move {
+                    let found = if full {
+                        Some(prober.full(&target).await)
+                    } else if prober.connect(&target).await {
+                        None
+                    } else {
+                        Some(Probe::Failed)
+                    };
+                    (target, found)
+                });
+            }
+            while let Some(probed) = running.join_next().await {
+                match probed {
+                    Ok((target, found)) => {
+                        if let Some(Probe::Answered(_)) = found {
+                            seen.insert(target.desktop, now);
+                        }
+                        self.record(target, found).await;
+                    }
+                    Err(error) => warn!(%error, "A probe broke off"),
+                }
+            }
+        }
+    }
+
+    async fn record(&self, target: ProbeTarget, found: Option<Probe>) {
+        let now = self.followups.clock.now();
+        match self.followups.store.probed(target.desktop, found, now).await {
+            Ok(followups) => self.followups.carry_out(followups).await,
+            Err(error) => debug!(desktop = %target.name, %error, "Probe not recorded"),
+        }
+    }
+
+    /// Keeps memory, metrics and the audit trail of refusals in step with the
+    /// store until cancelled.
+    pub async fn bookkeeping(self: Arc<Self>, cancelled: CancellationToken) {
+        let mut timer = ticker();
+        let mut pass: u32 = 0;
+        while tick(&mut timer, &cancelled).await {
+            let answers = self.followups.store.probe().await;
+            if let Err(error) = &answers {
+                warn!(error = error as &dyn std::error::Error, "Store does not answer");
+            }
+            self.store_answers.set(answers.is_ok());
+            if let Err(error) = self.catalogue.refresh().await {
+                debug!(%error, "Pools not read");
+            }
+            if pass.is_multiple_of(CENSUS_EVERY) {
+                self.count().await;
+            }
+            if pass.is_multiple_of(BOOKS_EVERY) {
+                self.write_refusals().await;
+            }
+            pass = pass.wrapping_add(1);
+        }
+        self.write_refusals().await;
+    }
+
+    async fn count(&self) {
+        match self.followups.store.census().await {
+            Ok(census) => {
+                // Milliseconds of our time are far below 2^52.
+                #[allow(clippy::cast_precision_loss)]
+                let at = self.followups.clock.now().as_millis() as f64 / 1_000.0;
+                self.metrics.census(&census, at);
+            }
+            Err(error) => debug!(%error, "Desktops and sessions not counted"),
+        }
+    }
+
+    async fn write_refusals(&self) {
+        let records = self.refusals.take(self.followups.clock.now());
+        if !records.is_empty()
+            && let Err(error) = self.followups.store.audit(records).await
+        {
+            warn!(error = &error as &dyn std::error::Error, "Refusals not audited");
+        }
+    }
+}
+
+fn ticker() -> tokio::time::Interval {
+    let mut timer = interval(EVERY);
+    timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    timer
+}
+
+/// Waits for the next pass; tells whether there is one.
+async fn tick(timer: &mut tokio::time::Interval, cancelled: &CancellationToken) -> bool {
+    tokio::select! {
+        biased;
+        () = cancelled.cancelled() => false,
+        _ = timer.tick() => true,
+    }
+}
