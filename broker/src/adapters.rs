@@ -3,6 +3,7 @@
 pub mod command;
 pub mod desktop_probe;
 pub mod file;
+pub mod key_file;
 pub mod ldap;
 pub mod sqlite;
 pub mod system_clock;

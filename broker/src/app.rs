@@ -1,0 +1,292 @@
+//! Where everything is put together, started and stopped.
+//!
+//! The only place that names concrete adapters. Stopping goes in stages: the
+//! public port first (it takes nobody in and lets its handlers end), then the
+//! passes, then the operations port, so that an operator sees the drain, and
+//! the store at the end.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::registry::Registry;
+use tegata_domain::pool::{DEFAULT_GROUP, Pool};
+use tegata_domain::time::Timestamp;
+use tegata_edge::endpoint::{BindError, Endpoint, EndpointConfig, Handler, Role};
+use tegata_edge::metrics::EdgeMetrics;
+use tegata_edge::operations::{Operations, OperationsError, Readiness};
+use tegata_edge::supervisor::{Stage, Supervisor, TaskError, Tasks};
+use tegata_edge::tls;
+use tegata_gateway::handler::{Gateway, Identity};
+use tegata_gateway::sessions::Sessions;
+use tegata_gateway::verify::TokenKeys;
+use tegata_proto::id::GatewayGroup;
+use tegata_proto::key::PublicKey;
+use tegata_proto::{ALPN_LOGIN, ALPN_SESSION, login};
+use tokio::time::Instant;
+use tracing::info;
+use uuid::Uuid;
+
+pub use self::config::{Config, Fault, Faults, chain};
+use crate::adapters::command::OccupancyCommand;
+use crate::adapters::desktop_probe::DesktopProbe;
+use crate::adapters::sqlite::{self, OpenError};
+use crate::adapters::system_clock::SystemClock;
+use crate::api::{self, Api};
+use crate::flows::assignment::Assignments;
+use crate::flows::catalogue::Catalogue;
+use crate::flows::followup::Followups;
+use crate::flows::login::LoginDesk;
+use crate::flows::redeem::RedeemDesk;
+use crate::flows::refusals::Refusals;
+use crate::flows::sign_in::SignIn;
+use crate::flows::waiting::WaitingRooms;
+use crate::metrics::Metrics;
+use crate::ports::clock::Clock;
+use crate::ports::store::{Actor, PutPool, PutPoolError, Store, StoreError};
+use crate::reconcile::Passes;
+
+mod config;
+mod raw;
+mod realms;
+
+/// How long each stage of stopping may take.
+const GRACE: Duration = Duration::from_secs(8);
+
+/// How long questions to desktops may take to end.
+const TASKS_GRACE: Duration = Duration::from_secs(6);
+
+/// How long handlers of the public port may take to end.
+const HANDLER_GRACE: Duration = Duration::from_secs(5);
+
+/// The public port, with everybody on it.
+const PUBLIC: Stage = Stage(0);
+/// What works on by itself.
+const PASSES: Stage = Stage(1);
+/// What an operator looks at.
+const OPERATIONS: Stage = Stage(2);
+/// What everything before writes to.
+const STORE: Stage = Stage(3);
+
+/// A broker that can be run.
+pub struct App {
+    endpoints: Vec<Endpoint>,
+    operations: Operations,
+    passes: Arc<Passes>,
+    certificates: Vec<(&'static [u8], Arc<tls::RoleCertificate>)>,
+    edge: EdgeMetrics,
+    tasks: Tasks,
+    supervisor: Supervisor,
+}
+
+/// Why a broker does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The store cannot be opened.
+    #[error("the store cannot be opened")]
+    Open(#[from] OpenError),
+    /// The store was opened and does not serve.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A pool of the bootstrap file cannot be made.
+    #[error("pool {0} of the bootstrap file cannot be made")]
+    Bootstrap(tegata_proto::id::PoolName, #[source] PutPoolError),
+    /// The public port cannot be opened.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The operations port cannot be opened.
+    #[error(transparent)]
+    Operations(#[from] OperationsError),
+    /// TLS for probes cannot be set up.
+    #[error("TLS for probes cannot be set up")]
+    Probe(#[source] rustls::Error),
+}
+
+impl App {
+    /// Opens the store, takes over from the process before, and opens the ports.
+    ///
+    /// # Errors
+    ///
+    /// Opens no port unless everything before went well.
+    pub async fn build(config: Config) -> Result<Self, StartError> {
+        let mut registry = tegata_edge::metrics::registry("broker", env!("CARGO_PKG_VERSION"));
+        let edge = EdgeMetrics::register(&mut registry);
+        let metrics = Metrics::register(&mut registry);
+        let gateway_metrics = tegata_gateway::metrics::Metrics::register(&mut registry);
+        let tasks = Tasks::new(edge.panics.clone());
+        let readiness = Readiness::new();
+
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let boot = Uuid::now_v7();
+        let (store, writer) = sqlite::open(&config.sqlite).await?;
+        let mut supervisor = Supervisor::new();
+        supervisor.spawn("writer", STORE, |cancelled| writer.run(cancelled));
+        let store: Arc<dyn Store> = Arc::new(store);
+        take_over(&*store, boot, &config.bootstrap, clock.now()).await?;
+        let catalogue = Arc::new(Catalogue::new(Arc::clone(&store)));
+        catalogue.refresh().await?;
+
+        let sessions = Sessions::new(gateway_metrics.clone());
+        let rooms = Arc::new(WaitingRooms::new());
+        let refusals = Arc::new(Refusals::new());
+        let followups = Followups {
+            store: Arc::clone(&store),
+            sessions: Arc::clone(&sessions),
+            occupancy: Arc::new(OccupancyCommand::new(config.occupancy)),
+            rooms: Arc::clone(&rooms),
+            clock: Arc::clone(&clock),
+            tasks: tasks.clone(),
+        };
+
+        let key =
+            (config.signing_key.kid().to_owned(), PublicKey::new(config.signing_key.public()));
+        let keys = TokenKeys::new(&config.issuer, [key]);
+        let classes = Arc::new(config.classes);
+        let redeem = RedeemDesk {
+            keys: keys.clone(),
+            followups: followups.clone(),
+            metrics: metrics.clone(),
+        };
+        let gateways = gateways(&config.gateway, &config.advertise, &config.gateway_certificate);
+        let gateway = Gateway {
+            identity: Identity {
+                id: config.gateway,
+                group: GatewayGroup::new(DEFAULT_GROUP).expect("the constant is a name"),
+                boot,
+                direct_addresses: config.advertise,
+            },
+            keys,
+            classes: Arc::clone(&classes),
+            targets: config.site.targets.clone(),
+            broker: Arc::new(redeem),
+            sessions,
+            metrics: gateway_metrics,
+        };
+        let login = LoginDesk {
+            sign_in: SignIn { realms: config.realms, metrics: metrics.clone() },
+            assignments: Assignments {
+                store,
+                signer: Arc::new(config.signing_key),
+                rooms,
+                clock,
+                metrics: metrics.clone(),
+                issuer: config.issuer,
+                gateways,
+            },
+            catalogue: Arc::clone(&catalogue),
+            classes,
+            refusals: Arc::clone(&refusals),
+            minimum_agent: config.minimum_agent,
+        };
+        let api = Api {
+            catalogue: Arc::clone(&catalogue),
+            followups: followups.clone(),
+            keys: config.api_keys,
+            site: config.site,
+        };
+        let passes = Arc::new(Passes {
+            followups,
+            prober: Arc::new(DesktopProbe::new(tls::provider()).map_err(StartError::Probe)?),
+            catalogue,
+            refusals,
+            metrics,
+            store_answers: readiness.condition("store"),
+        });
+
+        let roles = vec![
+            role(ALPN_LOGIN, &config.broker_certificate, login),
+            role(ALPN_SESSION, &config.gateway_certificate, gateway),
+        ];
+        let certificates =
+            roles.iter().map(|role| (role.alpn, Arc::clone(&role.certificate))).collect();
+        let routes = api::routes(Arc::new(api));
+        let registry: Arc<Registry> = Arc::new(registry);
+        let operations =
+            Operations::bind(config.operations, registry, readiness, routes, edge.panics.clone())?;
+        let open = |listen| {
+            let (reset_key, limits) = (config.reset_key, config.limits);
+            let config = EndpointConfig { listen, reset_key, limits, grace: HANDLER_GRACE };
+            Endpoint::bind(config, roles.clone(), edge.clone())
+        };
+        let endpoints = config.listen.into_iter().map(open).collect::<Result<_, _>>()?;
+        Ok(Self { endpoints, operations, passes, certificates, edge, tasks, supervisor })
+    }
+
+    /// Runs until `stop`, then drains.
+    ///
+    /// # Errors
+    ///
+    /// Names a task that ended unasked; everything is stopped then.
+    pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), TaskError> {
+        let listening: Vec<SocketAddr> = self.endpoints.iter().map(Endpoint::local_addr).collect();
+        info!(listen = ?listening, operations = %self.operations.local_addr(), "Broker ready");
+        let mut supervisor = self.supervisor;
+        for endpoint in self.endpoints {
+            supervisor.spawn("endpoint", PUBLIC, |cancelled| endpoint.run(cancelled));
+        }
+        let passes = self.passes;
+        let (one, two) = (Arc::clone(&passes), Arc::clone(&passes));
+        supervisor.spawn("deadlines", PASSES, |cancelled| one.deadlines(cancelled));
+        supervisor.spawn("probes", PASSES, |cancelled| two.probes(cancelled));
+        supervisor.spawn("bookkeeping", PASSES, |cancelled| passes.bookkeeping(cancelled));
+        let (certificates, edge) = (self.certificates, self.edge);
+        supervisor.spawn("certificates", PASSES, |cancelled| {
+            tls::keep_fresh(certificates, edge, cancelled)
+        });
+        let operations = self.operations;
+        supervisor.spawn("operations", OPERATIONS, |cancelled| operations.run(cancelled));
+        let tasks = self.tasks;
+        supervisor.spawn("tasks", PASSES, |cancelled| async move {
+            cancelled.cancelled().await;
+            tasks.end(Instant::now() + TASKS_GRACE).await;
+        });
+        let outcome = supervisor.run(stop, GRACE).await;
+        info!("Broker stopped");
+        outcome
+    }
+}
+
+/// Takes the store over from the process before, and makes the pools of the
+/// bootstrap file that are not there yet.
+async fn take_over(
+    store: &dyn Store,
+    boot: Uuid,
+    bootstrap: &[Pool],
+    now: Timestamp,
+) -> Result<(), StartError> {
+    let recovered = store.recover(boot, now).await?;
+    info!(sessions = recovered, "Store open");
+    for pool in bootstrap {
+        let pool = pool.clone();
+        let name = pool.name().clone();
+        let put = PutPool { pool, actor: Actor::Broker, reason: None, only_if_absent: true, now };
+        let put = store.put_pool(put).await;
+        put.map_err(|error| StartError::Bootstrap(name, error))?;
+    }
+    Ok(())
+}
+
+fn role(
+    alpn: &'static [u8],
+    certificate: &Arc<tls::RoleCertificate>,
+    handler: impl Handler,
+) -> Role {
+    Role { alpn, certificate: Arc::clone(certificate), handler: Arc::new(handler) }
+}
+
+/// Returns what agents are told of this machine's gateway; its certificate may
+/// be replaced while it runs.
+fn gateways(
+    id: &tegata_proto::id::GatewayId,
+    addresses: &[SocketAddr],
+    certificate: &Arc<tls::RoleCertificate>,
+) -> Arc<dyn Fn() -> Vec<login::Gateway> + Send + Sync> {
+    let (id, addresses, certificate) = (id.clone(), addresses.to_vec(), Arc::clone(certificate));
+    Arc::new(move || {
+        vec![login::Gateway {
+            id: id.clone(),
+            addresses: addresses.clone(),
+            spki_sha256: certificate.spki_sha256(),
+        }]
+    })
+}

@@ -1,0 +1,362 @@
+//! The configuration, checked.
+//!
+//! Everything is read and parsed before a socket is opened, the files that the
+//! configuration names included, and all faults are gathered, each with its key.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tegata_domain::pool::{Pool, RawPool};
+use tegata_edge::endpoint::Limits;
+use tegata_edge::network::{NetworkClass, NetworkClasses};
+use tegata_edge::telemetry::Format;
+use tegata_edge::tls::{Party, RoleCertificate};
+use tegata_gateway::dial::{TargetPolicy, TargetRule};
+use tegata_proto::id::{GatewayId, RealmName};
+
+use super::raw::{RawConfig, RawLimits, RawPorts, RawRealm, RawTarget};
+use super::realms;
+use crate::adapters::command::Template;
+use crate::adapters::key_file::KeyFile;
+use crate::api::Site;
+use crate::api::key::ApiKeys;
+use crate::flows::login::Version;
+use crate::ports::directory::Directory;
+
+/// Longest `issuer`, in bytes.
+const ISSUER_MAX: usize = 64;
+
+/// Everything that `run` needs.
+pub struct Config {
+    pub(super) issuer: String,
+    pub(super) listen: Vec<SocketAddr>,
+    pub(super) advertise: Vec<SocketAddr>,
+    pub(super) minimum_agent: Version,
+    pub(super) bootstrap: Vec<Pool>,
+    /// How logs are written.
+    pub log_format: Format,
+    /// Which logs are written.
+    pub log_filter: String,
+    pub(super) broker_certificate: Arc<RoleCertificate>,
+    pub(super) gateway_certificate: Arc<RoleCertificate>,
+    pub(super) gateway: GatewayId,
+    pub(super) signing_key: KeyFile,
+    pub(super) reset_key: [u8; 64],
+    pub(super) sqlite: PathBuf,
+    pub(super) operations: SocketAddr,
+    pub(super) api_keys: ApiKeys,
+    pub(super) realms: Vec<Arc<dyn Directory>>,
+    pub(super) classes: NetworkClasses,
+    pub(super) site: Site,
+    pub(super) occupancy: Option<Template>,
+    pub(super) limits: Limits,
+}
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{key}: {problem}")]
+pub struct Fault {
+    /// Path of the key, as in `realms[0].ldap.people`.
+    pub key: String,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+/// Everything that is wrong; never empty.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+pub struct Faults(pub Vec<Fault>);
+
+/// Gathers faults and resolves paths while a configuration is read.
+pub(super) struct Reader {
+    folder: PathBuf,
+    faults: Vec<Fault>,
+}
+
+impl Reader {
+    pub(super) fn fault(&mut self, key: impl Into<String>, problem: impl Into<String>) {
+        self.faults.push(Fault { key: key.into(), problem: problem.into() });
+    }
+
+    /// Keeps what is right; notes an error with everything behind it.
+    pub(super) fn keep<T, E: std::error::Error>(
+        &mut self,
+        key: impl Into<String>,
+        outcome: Result<T, E>,
+    ) -> Option<T> {
+        match outcome {
+            Ok(kept) => Some(kept),
+            Err(error) => {
+                self.fault(key, chain(&error));
+                None
+            }
+        }
+    }
+
+    /// Resolves a path against the configuration's folder.
+    pub(super) fn path(&self, path: &Path) -> PathBuf {
+        self.folder.join(path)
+    }
+
+    /// Resolves the path of a secret, and notes if others may read it.
+    pub(super) fn secret(&mut self, key: &str, path: &Path) -> PathBuf {
+        let path = self.path(path);
+        match fs::metadata(&path) {
+            Ok(found) if found.permissions().mode() & 0o077 != 0 => {
+                self.fault(key, format!("{} can be read by others", path.display()));
+            }
+            Ok(_) => {}
+            Err(error) => self.fault(key, format!("{}: {error}", path.display())),
+        }
+        path
+    }
+}
+
+/// Writes an error and all that it comes from on one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text.replace('\n', " ")
+}
+
+impl Config {
+    /// Reads and checks a configuration and every file that it names.
+    ///
+    /// # Errors
+    ///
+    /// Names all faults at once, but for a file that is no TOML of the right
+    /// shape: there the first one is all that can be told.
+    pub fn read(path: &Path) -> Result<Self, Faults> {
+        let only =
+            |problem: String| Faults(vec![Fault { key: path.display().to_string(), problem }]);
+        let text = fs::read_to_string(path).map_err(|error| only(error.to_string()))?;
+        let raw: RawConfig = toml::from_str(&text).map_err(|error| only(error.to_string()))?;
+        let folder = path.parent().unwrap_or(Path::new(".")).to_owned();
+        let mut reader = Reader { folder, faults: Vec::new() };
+        match reader.config(raw) {
+            Some(config) if reader.faults.is_empty() => Ok(config),
+            Some(_) | None => Err(Faults(reader.faults)),
+        }
+    }
+}
+
+impl Reader {
+    fn config(&mut self, raw: RawConfig) -> Option<Config> {
+        let text = |c: char| c.is_ascii_graphic();
+        if raw.issuer.is_empty() || raw.issuer.len() > ISSUER_MAX || !raw.issuer.chars().all(text) {
+            self.fault("issuer", "must have 1 to 64 printable ASCII characters and no space");
+        }
+        if raw.listen.is_empty() {
+            self.fault("listen", "names no address");
+        }
+        if raw.advertise.is_empty() {
+            self.fault("advertise", "names no address");
+        }
+        for (n, address) in raw.advertise.iter().enumerate() {
+            if address.ip().is_unspecified() || address.port() == 0 {
+                self.fault(format!("advertise[{n}]"), "names no place to connect to");
+            }
+        }
+        let minimum_agent = Version::parse(&raw.minimum_agent);
+        if minimum_agent.is_none() {
+            self.fault("minimum_agent", "is not a version such as 0.1.0");
+        }
+        let log_format = match raw.log.format.as_deref() {
+            None | Some("plain") => Some(Format::Plain),
+            Some("json") => Some(Format::Json),
+            Some(_) => {
+                self.fault("log.format", "is neither plain nor json");
+                None
+            }
+        };
+        if !raw.operations.listen.ip().is_loopback() {
+            self.fault("operations.listen", "is not a loopback address");
+        }
+
+        let keys = raw.keys;
+        let broker_certificate = self.certificate(
+            Party::Broker,
+            ("keys.broker_certificate", &keys.broker_certificate),
+            &keys.broker_key,
+        );
+        let gateway_certificate = self.certificate(
+            Party::Gateway,
+            ("keys.gateway_certificate", &keys.gateway_certificate),
+            &keys.gateway_key,
+        );
+        let gateway = gateway_certificate.as_ref().and_then(|certificate| {
+            self.keep("keys.gateway_certificate", GatewayId::new(certificate.id()))
+        });
+        let signing_key = self.secret("keys.signing_key", &keys.signing_key);
+        let signing_key = self.keep("keys.signing_key", KeyFile::read(&signing_key));
+        let reset_key = self.reset_key(&keys.reset_key);
+        let api_keys = self.secret("operations.api_keys", &raw.operations.api_keys);
+        let api_keys = self.keep("operations.api_keys", ApiKeys::read(&api_keys));
+
+        let classes = self.classes(raw.classes);
+        let targets = self.targets(&raw.targets);
+        let occupancy = raw
+            .occupancy
+            .and_then(|occupancy| self.keep("occupancy.command", Template::new(occupancy.command)));
+        let site = Site { targets, asks_desktops: occupancy.is_some() };
+        let bootstrap = raw.bootstrap.map(|path| self.bootstrap(&path, &site)).unwrap_or_default();
+        let realms = self.realms(raw.realms);
+
+        Some(Config {
+            issuer: raw.issuer,
+            listen: raw.listen,
+            advertise: raw.advertise,
+            minimum_agent: minimum_agent?,
+            bootstrap,
+            log_format: log_format?,
+            log_filter: raw.log.filter.unwrap_or_else(|| "info".to_owned()),
+            broker_certificate: broker_certificate?,
+            gateway_certificate: gateway_certificate?,
+            gateway: gateway?,
+            signing_key: signing_key?,
+            reset_key: reset_key?,
+            sqlite: self.path(&raw.store.sqlite),
+            operations: raw.operations.listen,
+            api_keys: api_keys?,
+            realms,
+            classes: classes?,
+            site,
+            occupancy,
+            limits: limits(&raw.limits),
+        })
+    }
+
+    fn certificate(
+        &mut self,
+        party: Party,
+        (name, certificate): (&str, &Path),
+        key: &Path,
+    ) -> Option<Arc<RoleCertificate>> {
+        let loaded = RoleCertificate::load(party, self.path(certificate), self.path(key));
+        self.keep(name, loaded).map(Arc::new)
+    }
+
+    fn reset_key(&mut self, path: &Path) -> Option<[u8; 64]> {
+        let path = self.secret("keys.reset_key", path);
+        let bytes = self.keep("keys.reset_key", fs::read(path))?;
+        let key = bytes.try_into().ok();
+        if key.is_none() {
+            self.fault("keys.reset_key", "does not hold 64 bytes");
+        }
+        key
+    }
+
+    fn classes(&mut self, raw: Vec<super::raw::RawClass>) -> Option<NetworkClasses> {
+        let mut classes = Vec::new();
+        for (n, class) in raw.into_iter().enumerate() {
+            let name = self.keep(format!("classes[{n}].name"), NetworkClass::new(class.name));
+            classes.extend(name.map(|name| (name, class.prefixes)));
+        }
+        self.keep("classes", NetworkClasses::new(classes))
+    }
+
+    fn targets(&mut self, raw: &[RawTarget]) -> TargetPolicy {
+        let mut rules = Vec::new();
+        for (n, target) in raw.iter().enumerate() {
+            for (m, ports) in target.ports.iter().enumerate() {
+                let range = match ports {
+                    RawPorts::One(port) => Some(*port..=*port),
+                    RawPorts::Range(text) => text.split_once('-').and_then(|(from, to)| {
+                        let (from, to) = (from.parse::<u16>().ok()?, to.parse().ok()?);
+                        (from <= to).then_some(from..=to)
+                    }),
+                };
+                match range {
+                    Some(ports) => rules.extend(
+                        target
+                            .prefixes
+                            .iter()
+                            .map(|prefix| TargetRule { prefix: *prefix, ports: ports.clone() }),
+                    ),
+                    None => self.fault(
+                        format!("targets[{n}].ports[{m}]"),
+                        "is neither a port nor a range such as \"20000-20100\"",
+                    ),
+                }
+            }
+        }
+        TargetPolicy::new(rules)
+    }
+
+    fn bootstrap(&mut self, path: &Path, site: &Site) -> Vec<Pool> {
+        #[derive(serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct File {
+            pools: Vec<RawPool>,
+        }
+
+        let path = self.path(path);
+        let text = self.keep("bootstrap", fs::read_to_string(&path)).unwrap_or_default();
+        let Some(file) = self.keep("bootstrap", toml::from_str::<File>(&text)) else {
+            return vec![];
+        };
+        let mut pools = Vec::new();
+        for (n, raw) in file.pools.into_iter().enumerate() {
+            match Pool::try_from(raw) {
+                Ok(pool) => {
+                    for fault in site.faults(&pool) {
+                        let key = format!("bootstrap: pools[{n}].{}", fault.key);
+                        self.fault(key, fault.problem);
+                    }
+                    pools.push(pool);
+                }
+                Err(faults) => {
+                    for fault in faults.0 {
+                        let key = format!("bootstrap: pools[{n}].{}", fault.key);
+                        self.fault(key, fault.problem);
+                    }
+                }
+            }
+        }
+        pools
+    }
+
+    fn realms(&mut self, raw: Vec<RawRealm>) -> Vec<Arc<dyn Directory>> {
+        if raw.is_empty() {
+            self.fault("realms", "names no realm");
+        }
+        let mut names = std::collections::BTreeSet::new();
+        let mut realms = Vec::new();
+        for (n, realm) in raw.into_iter().enumerate() {
+            let key = format!("realms[{n}]");
+            let Some(name) = self.keep(format!("{key}.name"), RealmName::new(realm.name)) else {
+                continue;
+            };
+            if !names.insert(name.clone()) {
+                self.fault(format!("{key}.name"), "stands twice");
+            }
+            match (realm.file, realm.ldap) {
+                (Some(file), None) => realms.extend(realms::file(self, &key, name, &file)),
+                (None, Some(ldap)) => realms.extend(realms::ldap(self, &key, name, &ldap)),
+                (Some(_), Some(_)) | (None, None) => {
+                    self.fault(key, "has not exactly one of file and ldap");
+                }
+            }
+        }
+        realms
+    }
+}
+
+fn limits(raw: &RawLimits) -> Limits {
+    let edge = Limits::default();
+    Limits {
+        connections: raw.connections.unwrap_or(edge.connections),
+        connections_per_source: raw.connections_per_source.unwrap_or(edge.connections_per_source),
+        handshakes: raw.handshakes.unwrap_or(edge.handshakes),
+        handshakes_per_source: raw.handshakes_per_source.unwrap_or(edge.handshakes_per_source),
+        retry_above: raw.retry_above.unwrap_or(edge.retry_above),
+    }
+}

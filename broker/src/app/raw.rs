@@ -1,0 +1,176 @@
+//! The configuration as it stands in its file. Nothing here is checked yet.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+use jiff::SignedDuration;
+use serde::Deserialize;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawConfig {
+    pub(super) issuer: String,
+    pub(super) listen: Vec<SocketAddr>,
+    pub(super) advertise: Vec<SocketAddr>,
+    #[serde(default = "first_version")]
+    pub(super) minimum_agent: String,
+    pub(super) bootstrap: Option<PathBuf>,
+    #[serde(default)]
+    pub(super) log: RawLog,
+    pub(super) keys: RawKeys,
+    pub(super) store: RawStore,
+    pub(super) operations: RawOperations,
+    pub(super) realms: Vec<RawRealm>,
+    #[serde(default)]
+    pub(super) classes: Vec<RawClass>,
+    #[serde(default)]
+    pub(super) targets: Vec<RawTarget>,
+    pub(super) occupancy: Option<RawOccupancy>,
+    #[serde(default)]
+    pub(super) limits: RawLimits,
+}
+
+fn first_version() -> String {
+    "0.1.0".to_owned()
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawLog {
+    pub(super) format: Option<String>,
+    pub(super) filter: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawKeys {
+    pub(super) broker_certificate: PathBuf,
+    pub(super) broker_key: PathBuf,
+    pub(super) gateway_certificate: PathBuf,
+    pub(super) gateway_key: PathBuf,
+    pub(super) signing_key: PathBuf,
+    pub(super) reset_key: PathBuf,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawStore {
+    pub(super) sqlite: PathBuf,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawOperations {
+    pub(super) listen: SocketAddr,
+    pub(super) api_keys: PathBuf,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawRealm {
+    pub(super) name: String,
+    pub(super) file: Option<RawFile>,
+    pub(super) ldap: Option<RawLdap>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawFile {
+    pub(super) path: PathBuf,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawLdap {
+    pub(super) servers: Vec<String>,
+    pub(super) ca: Option<PathBuf>,
+    pub(super) bind_dn: String,
+    pub(super) bind_password_file: PathBuf,
+    pub(super) people: String,
+    pub(super) people_filter: Option<String>,
+    #[serde(default = "uid")]
+    pub(super) login_attribute: String,
+    #[serde(default)]
+    pub(super) id: RawId,
+    #[serde(default = "cn")]
+    pub(super) display_name_attribute: String,
+    pub(super) account_attribute: Option<String>,
+    pub(super) unit_attribute: Option<String>,
+    /// Where groups are searched for; without it, `member_of_attribute` is read.
+    pub(super) groups: Option<String>,
+    #[serde(default = "member")]
+    pub(super) member_attribute: String,
+    #[serde(default = "member_of")]
+    pub(super) member_of_attribute: String,
+    pub(super) connect_timeout: Option<SignedDuration>,
+    pub(super) operation_timeout: Option<SignedDuration>,
+    pub(super) patience: Option<SignedDuration>,
+    pub(super) connections: Option<u16>,
+    pub(super) waiting: Option<u16>,
+}
+
+/// The attribute that never changes.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+pub(super) enum RawId {
+    #[default]
+    #[serde(rename = "entryUUID")]
+    EntryUuid,
+    #[serde(rename = "objectGUID")]
+    ObjectGuid,
+}
+
+fn uid() -> String {
+    "uid".to_owned()
+}
+
+fn cn() -> String {
+    "cn".to_owned()
+}
+
+fn member() -> String {
+    "member".to_owned()
+}
+
+fn member_of() -> String {
+    "memberOf".to_owned()
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawClass {
+    pub(super) name: String,
+    pub(super) prefixes: Vec<IpNet>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawTarget {
+    pub(super) prefixes: Vec<IpNet>,
+    pub(super) ports: Vec<RawPorts>,
+}
+
+/// One port, or a range as in `"20000-20100"`.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub(super) enum RawPorts {
+    One(u16),
+    Range(String),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawOccupancy {
+    pub(super) command: Vec<String>,
+}
+
+/// Where a number is not named, the edge's own holds.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawLimits {
+    pub(super) connections: Option<usize>,
+    pub(super) connections_per_source: Option<usize>,
+    pub(super) handshakes: Option<usize>,
+    pub(super) handshakes_per_source: Option<usize>,
+    pub(super) retry_above: Option<usize>,
+}
