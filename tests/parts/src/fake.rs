@@ -51,18 +51,19 @@ impl FakeDesktop {
     }
 
     /// Answers an RDP client's first packet by choosing standard RDP security, under which
-    /// nobody looks at a certificate, then says nothing (MS-RDPBCGR 2.2.1.2.1).
+    /// nobody looks at a certificate, then says nothing (MS-RDPBCGR 2.2.1.2.1). It takes the place
+    /// of whoever listened on `port`.
     ///
     /// # Errors
     ///
-    /// When no port can be bound.
-    pub fn standard_rdp_security() -> Result<Self> {
+    /// When the port cannot be bound.
+    pub fn standard_rdp_security(port: u16) -> Result<Self> {
         const CONFIRM: [u8; 19] = [
             3, 0, 0, 19, // TPKT: version 3, 19 bytes
             14, 0xd0, 0, 0, 0x12, 0x34, 0, // X.224 connection confirm
             2, 0, 8, 0, 0, 0, 0, 0, // negotiation response, selectedProtocol 0
         ];
-        Self::start(|stream| {
+        Self::start_at(port, |stream| {
             let mut tpkt = [0; 4];
             stream.read_exact(&mut tpkt)?;
             let length = u64::from(u16::from_be_bytes([tpkt[2], tpkt[3]]));
@@ -76,7 +77,14 @@ impl FakeDesktop {
     where
         F: Fn(&mut TcpStream) -> io::Result<()> + Send + Sync + 'static,
     {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, crate::port::free_tcp()?))?;
+        Self::start_at(crate::port::free_tcp()?, habit)
+    }
+
+    fn start_at<F>(port: u16, habit: F) -> Result<Self>
+    where
+        F: Fn(&mut TcpStream) -> io::Result<()> + Send + Sync + 'static,
+    {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared::default());
         let habit = Arc::new(habit);
@@ -184,7 +192,7 @@ mod tests {
 
     #[test]
     fn a_desktop_of_old_security_chooses_protocol_zero() {
-        let desktop = FakeDesktop::standard_rdp_security().unwrap();
+        let desktop = FakeDesktop::standard_rdp_security(crate::port::free_tcp().unwrap()).unwrap();
         let mut stream = connect(&desktop);
         // A connection request that offers TLS and NLA.
         stream.write_all(&[3, 0, 0, 19, 14, 0xe0, 0, 0, 0, 0, 0, 1, 0, 8, 0, 3, 0, 0, 0]).unwrap();

@@ -1,0 +1,311 @@
+//! A site: a folder as `tegata-broker init` makes it, and the broker that runs
+//! on it.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+use tegata_parts::port;
+use tegata_parts::process::Child;
+use tegata_parts::slapd::{self, Slapd};
+use tempfile::TempDir;
+
+use crate::api::Api;
+use crate::staff::{Device, Login};
+use crate::wait;
+
+/// A site that is being described.
+#[must_use]
+pub struct Builder {
+    realm: String,
+    users: String,
+    pools: Vec<serde_json::Value>,
+    occupancy: Option<PathBuf>,
+    targets: String,
+    ldap_ca: Option<PathBuf>,
+}
+
+/// A running site.
+pub struct Site {
+    folder: TempDir,
+    listen: SocketAddr,
+    operations: SocketAddr,
+    broker: Option<Child>,
+    starts: u32,
+}
+
+/// Returns the path of a built program.
+///
+/// # Errors
+///
+/// When it was not built: `./tests/run` does so before the stories.
+pub fn program(name: &str) -> Result<PathBuf> {
+    let test = std::env::current_exe()?;
+    let folder = test.ancestors().nth(2).context("the test is in no target folder")?;
+    let path = folder.join(name);
+    ensure!(path.exists(), "{} is not built; ./tests/run builds it", path.display());
+    Ok(path)
+}
+
+impl Builder {
+    /// Lets people of a file in: name, password, groups.
+    ///
+    /// # Errors
+    ///
+    /// When a password cannot be hashed.
+    pub fn people(mut self, people: &[(&str, &str, &[&str])]) -> Result<Self> {
+        let declared: BTreeSet<_> = people.iter().flat_map(|(_, _, groups)| *groups).collect();
+        for group in declared {
+            writeln!(self.users, "[[groups]]\nname = \"{group}\"")?;
+        }
+        for (n, (name, password, groups)) in people.iter().enumerate() {
+            let hash = hash_password(password)?;
+            let groups = serde_json::to_string(groups)?;
+            write!(
+                self.users,
+                "[[users]]\nid = \"{n:08}-0000-7000-8000-000000000000\"\nname = \"{name}\"\n\
+                 display_name = \"{name}\"\naccount = \"{name}\"\n\
+                 password_hash = \"{hash}\"\ngroups = {groups}\n"
+            )?;
+        }
+        Ok(self)
+    }
+
+    /// Lets the people of a real directory in, over this URL.
+    pub fn directory(mut self, url: &str, ca: &Path) -> Self {
+        let base = slapd::BASE;
+        self.realm = format!(
+            "[[realms]]\nname = \"honsho\"\n[realms.ldap]\nservers = [\"{url}\"]\n\
+             ca = \"directory-ca.pem\"\nbind_dn = \"{}\"\nbind_password_file = \"ldap.password\"\n\
+             people = \"ou=people,{base}\"\naccount_attribute = \"uid\"\n\
+             unit_attribute = \"departmentNumber\"\n",
+            slapd::SERVICE_DN
+        );
+        self.ldap_ca = Some(ca.to_owned());
+        self
+    }
+
+    /// Lets the people of a real directory in over LDAPS.
+    pub fn slapd(self, slapd: &Slapd, ca: &Path) -> Self {
+        let url = slapd.ldaps_url();
+        self.directory(&url, ca)
+    }
+
+    /// Adds a pool; what is missing of it is as in [`pool`].
+    pub fn pool(mut self, pool: serde_json::Value) -> Self {
+        self.pools.push(pool);
+        self
+    }
+
+    /// Asks desktops by this program: desktop, action, account.
+    pub fn occupancy(mut self, program: PathBuf) -> Self {
+        self.occupancy = Some(program);
+        self
+    }
+
+    /// Sets up the folder and starts the broker.
+    ///
+    /// # Errors
+    ///
+    /// When the broker does not become ready.
+    pub fn start(self) -> Result<Site> {
+        let folder = tempfile::Builder::new().prefix("tegata-site-").tempdir()?;
+        let listen = SocketAddr::from(([127, 0, 0, 1], port::free_udp()?));
+        let operations = SocketAddr::from(([127, 0, 0, 1], port::free_tcp()?));
+        let site = folder.path().join("site");
+        let init =
+            Command::new(program("tegata-broker")?).args(["init", "--dir"]).arg(&site).output()?;
+        ensure!(init.status.success(), "init: {}", String::from_utf8_lossy(&init.stderr));
+
+        let secret = |name: &str, text: &str| -> Result<()> {
+            fs::write(site.join(name), text)?;
+            Ok(fs::set_permissions(site.join(name), fs::Permissions::from_mode(0o600))?)
+        };
+        if self.users.is_empty() {
+            secret("users.toml", "users = []\n")?;
+        } else {
+            secret("users.toml", &self.users)?;
+        }
+        if let Some(ca) = &self.ldap_ca {
+            fs::copy(ca, site.join("directory-ca.pem"))?;
+            secret("ldap.password", slapd::SERVICE_PASSWORD)?;
+        }
+        let pools = toml_of(&self.pools)?;
+        fs::write(site.join("pools.toml"), pools)?;
+        let occupancy = match &self.occupancy {
+            Some(program) => format!(
+                "[occupancy]\ncommand = [\"{}\", \"{{desktop}}\", \"{{action}}\", \"{{account}}\"]\n",
+                program.display()
+            ),
+            None => String::new(),
+        };
+        let config = format!(
+            "issuer = \"tegata\"\nlisten = [\"{listen}\"]\nadvertise = [\"{listen}\"]\n\
+             bootstrap = \"pools.toml\"\n\
+             [log]\nfilter = \"info,tegata_broker=debug,tegata_gateway=debug\"\n\
+             [keys]\nbroker_certificate = \"broker.pem\"\nbroker_key = \"broker.key\"\n\
+             gateway_certificate = \"gateway.pem\"\ngateway_key = \"gateway.key\"\n\
+             signing_key = \"signing.key\"\nreset_key = \"reset.key\"\n\
+             [store]\nsqlite = \"tegata.db\"\n\
+             [operations]\nlisten = \"{operations}\"\napi_keys = \"api-keys.toml\"\n\
+             {}\n[[classes]]\nname = \"office\"\nprefixes = [\"127.0.0.0/8\"]\n\
+             {}\n{occupancy}",
+            self.realm, self.targets,
+        );
+        fs::write(site.join("broker.toml"), config)?;
+        let mut site = Site { folder, listen, operations, broker: None, starts: 0 };
+        site.start()?;
+        Ok(site)
+    }
+}
+
+impl Site {
+    /// Begins a site with a file of people, no pool, and desktops on loopback.
+    pub fn builder() -> Builder {
+        Builder {
+            realm: "[[realms]]\nname = \"honsho\"\n[realms.file]\npath = \"users.toml\"\n"
+                .to_owned(),
+            users: String::new(),
+            pools: Vec::new(),
+            occupancy: None,
+            targets: "[[targets]]\nprefixes = [\"127.0.0.0/8\"]\nports = [\"1024-65535\"]\n"
+                .to_owned(),
+            ldap_ca: None,
+        }
+    }
+
+    /// Starts the broker and waits until it is ready.
+    ///
+    /// # Errors
+    ///
+    /// When it ends or does not become ready.
+    pub fn start(&mut self) -> Result<()> {
+        self.starts += 1;
+        let name = format!("broker-{}", self.starts);
+        let mut command = Command::new(program("tegata-broker")?);
+        command.args(["run", "--config"]).arg(self.path("broker.toml"));
+        let broker = Child::spawn(&name, &mut command, self.folder.path())?;
+        let api = self.api()?;
+        wait::until("the broker to be ready", || {
+            ensure!(broker.is_running(), "the broker has ended: {}", broker.log());
+            Ok(api.is_ready().then_some(()))
+        })
+        .with_context(|| broker.log())?;
+        self.broker = Some(broker);
+        Ok(())
+    }
+
+    /// Asks the broker to drain and end, and returns its exit number.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be found out how it ended.
+    pub fn stop(&mut self) -> Result<Option<i32>> {
+        match self.broker.take() {
+            Some(mut broker) => Ok(broker.stop()?.code()),
+            None => Ok(None),
+        }
+    }
+
+    /// Kills the broker, as a power cut would.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be found out how it ended.
+    pub fn kill(&mut self) -> Result<()> {
+        self.broker.take().map_or(Ok(()), |mut broker| broker.kill().map(drop))
+    }
+
+    /// Returns what the broker wrote since its last start.
+    pub fn log(&self) -> String {
+        self.broker.as_ref().map(Child::log).unwrap_or_default()
+    }
+
+    /// Returns a file of the site's folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join("site").join(name)
+    }
+
+    /// Returns the folder for what staff leave behind.
+    pub fn scratch(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Returns where the broker and its gateway listen.
+    pub fn listen(&self) -> SocketAddr {
+        self.listen
+    }
+
+    /// Returns the administrator's way in.
+    ///
+    /// # Errors
+    ///
+    /// When the key that `init` made is not there.
+    pub fn api(&self) -> Result<Api> {
+        let key = fs::read_to_string(self.path("api.key"))?;
+        Api::new(self.operations, key.trim())
+    }
+
+    /// Sits somebody down at a thin client.
+    pub fn device<'a>(&'a self, name: &'a str, password: &'a str) -> Device<'a> {
+        Device::new(self, name, password)
+    }
+
+    /// Logs somebody in whose viewer is a port on loopback.
+    ///
+    /// # Errors
+    ///
+    /// When the agent cannot be started.
+    pub fn login(&self, name: &str, password: &str) -> Result<Login> {
+        self.device(name, password).start()
+    }
+}
+
+/// A floating pool of these byte-stream desktops, open to a group of the realm.
+pub fn pool(name: &str, group: &str, desktops: &[SocketAddr]) -> serde_json::Value {
+    let desktops: Vec<_> = desktops
+        .iter()
+        .enumerate()
+        .map(|(n, address)| serde_json::json!({"name": format!("{name}-{:04}", n + 1), "address": address}))
+        .collect();
+    serde_json::json!({
+        "name": name, "label": name, "kind": "floating", "reuse": "never", "protocol": "tcp",
+        "entitlements": [{"group": {"realm": "honsho", "name": group}}],
+        "desktops": desktops,
+    })
+}
+
+/// The same, of RDP desktops secured by TLS, with the password that was typed.
+pub fn rdp_pool(name: &str, group: &str, desktops: &[SocketAddr]) -> serde_json::Value {
+    let mut pool = pool(name, group, desktops);
+    pool["protocol"] = "rdp".into();
+    pool["security"] = "tls".into();
+    pool["sign_on"] = "person".into();
+    pool
+}
+
+fn hash_password(password: &str) -> Result<String> {
+    use std::io::Write as _;
+    use std::process::Stdio;
+
+    let mut child = Command::new(program("tegata-broker")?)
+        .arg("hash-password")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    child.stdin.take().context("no standard input")?.write_all(password.as_bytes())?;
+    let output = child.wait_with_output()?;
+    ensure!(output.status.success(), "the password is not hashed");
+    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+}
+
+/// Writes pools as TOML; JSON's own inline tables are TOML's but for the colon.
+fn toml_of(pools: &[serde_json::Value]) -> Result<String> {
+    let pools = serde_json::json!({ "pools": pools });
+    Ok(toml::to_string(&pools)?)
+}

@@ -1,0 +1,218 @@
+//! The administrator and the operator: pools by API, sessions ended, and what a
+//! broker says of itself.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
+
+use anyhow::Result;
+use serde_json::json;
+use tegata_parts::fake::FakeDesktop;
+use tegata_tests::site::{Site, pool, program};
+use tegata_tests::staff::echo;
+use tegata_tests::wait;
+
+const PASSWORD: &str = "Himitsu-1";
+
+#[test]
+fn a_pool_made_by_the_api_is_used_at_once() -> Result<()> {
+    let desktop = FakeDesktop::echo(b"")?;
+    let site = Site::builder().people(&[("sato", PASSWORD, &["keiri"])])?.start()?;
+    let api = site.api()?;
+    assert_eq!(api.get("/v1/pools")?.body, json!({"items": []}));
+    let mut sato = site.login("sato", PASSWORD)?;
+    assert_eq!(sato.exit()?, 30);
+
+    let keiri = pool("keiri", "keiri", &[desktop.address()]);
+    assert_eq!(api.put("/v1/pools/keiri", &keiri)?.status, 201);
+    assert_eq!(api.put("/v1/pools/keiri", &keiri)?.status, 200, "the same again");
+    api.wait_for_desktops("keiri", "ready", 1)?;
+    let sato = site.login("sato", PASSWORD)?;
+    echo(&mut sato.desktop()?, "hello")?;
+    Ok(())
+}
+
+#[test]
+fn a_bad_request_changes_nothing_and_says_what_is_wrong() -> Result<()> {
+    let desktop = FakeDesktop::echo(b"")?;
+    let site = Site::builder().start()?;
+    let api = site.api()?;
+    let keiri = pool("keiri", "keiri", &[desktop.address()]);
+
+    let mut bad = keiri.clone();
+    bad["label"] = "".into();
+    bad["protocol"] = "rdp".into();
+    let answer = api.put("/v1/pools/keiri", &bad)?;
+    let faults = answer.body["faults"].as_array().unwrap();
+    let keys: Vec<_> = faults.iter().filter_map(|fault| fault["key"].as_str()).collect();
+    assert_eq!((answer.status, keys), (422, vec!["label", "security"]), "all faults at once");
+
+    let mut outside = keiri.clone();
+    outside["desktops"][0]["address"] = "192.0.2.1:3389".into();
+    let answer = api.put("/v1/pools/keiri", &outside)?;
+    assert_eq!(answer.status, 422, "outside the gateway's targets: {}", answer.body);
+
+    let mut asked = keiri.clone();
+    asked["reuse"] = "after-logoff".into();
+    let answer = api.put("/v1/pools/keiri", &asked)?;
+    assert!(answer.body.to_string().contains("desktop_cannot_be_asked"), "{}", answer.body);
+
+    let mut odd = keiri.clone();
+    odd["colour"] = "red".into();
+    assert_eq!(api.put("/v1/pools/keiri", &odd)?.body["code"], "malformed", "an unknown key");
+    assert_eq!(api.put("/v1/pools/soumu", &keiri)?.status, 400, "another name in the path");
+    assert_eq!(api.put("/v1/pools/KEIRI", &keiri)?.status, 400, "no name");
+    assert_eq!(api.get("/v1/desktops?pool=keiri&limit=0")?.status, 400);
+    assert_eq!(api.get("/v1/sessions?cursor=x")?.status, 400);
+    assert_eq!(api.get("/v1/pools")?.body, json!({"items": []}), "nothing was made");
+    Ok(())
+}
+
+#[test]
+fn without_a_key_there_is_nothing_to_see() -> Result<()> {
+    let site = Site::builder().start()?;
+    for key in ["", "tegata_wrong"] {
+        let api = site.api()?.with_key(key);
+        for path in ["/v1/pools", "/v1/desktops?pool=x", "/v1/sessions"] {
+            let answer = api.get(path)?;
+            assert_eq!(
+                (answer.status, &answer.body["code"]),
+                (401, &json!("unauthorized")),
+                "{path}"
+            );
+        }
+        assert_eq!(api.put("/v1/pools/x", &json!({}))?.status, 401);
+        assert_eq!(api.post("/v1/sessions/actions/disconnect", &json!({}))?.status, 401);
+        assert_eq!(api.get("/livez")?.status, 200, "but it says that it lives");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_disconnected_session_ends_on_the_thin_client_and_keeps_its_desktop() -> Result<()> {
+    let desktop = FakeDesktop::echo(b"")?;
+    let site = Site::builder()
+        .people(&[("sato", PASSWORD, &["keiri"])])?
+        .pool(pool("keiri", "keiri", &[desktop.address()]))
+        .start()?;
+    let api = site.api()?;
+    api.wait_for_desktops("keiri", "ready", 1)?;
+    let mut sato = site.login("sato", PASSWORD)?;
+    let mut desktop = sato.desktop()?;
+    echo(&mut desktop, "working")?;
+    let id = wait::until("the session to be active", || {
+        let sessions = api.sessions()?;
+        Ok(sessions.iter().find(|s| s["state"] == "active").map(|s| s["id"].clone()))
+    })?;
+    let nobody = "0190e6c7-0000-7000-8000-000000000001";
+    let answer =
+        api.post("/v1/sessions/actions/disconnect", &json!({"session_ids": [id, nobody]}))?;
+    let results: Vec<_> =
+        answer.body["items"].as_array().unwrap().iter().map(|item| &item["result"]).collect();
+    assert_eq!(results, ["disconnected", "no_such_session"], "{}", answer.body);
+    assert_eq!(sato.exit()?, 53, "{}", sato.log());
+    assert_eq!(api.sessions()?[0]["state"], "detached");
+    assert_eq!(api.desktops("keiri")?[0]["state"], "assigned");
+
+    let sato = site.login("sato", PASSWORD)?;
+    echo(&mut sato.desktop()?, "back on it")?;
+    Ok(())
+}
+
+#[test]
+fn metrics_tell_of_logins_desktops_and_sessions() -> Result<()> {
+    let desktop = FakeDesktop::echo(b"")?;
+    let site = Site::builder()
+        .people(&[("sato", PASSWORD, &["keiri"])])?
+        .pool(pool("keiri", "keiri", &[desktop.address()]))
+        .start()?;
+    let api = site.api()?;
+    api.wait_for_desktops("keiri", "ready", 1)?;
+    let mut wrong = site.login("sato", "wrong")?;
+    assert_eq!(wrong.exit()?, 20);
+    let sato = site.login("sato", PASSWORD)?;
+    let mut at_work = sato.desktop()?;
+    echo(&mut at_work, "hello")?;
+    for line in [
+        r#"tegata_logins_total{result="ok"} 1"#,
+        r#"tegata_logins_total{result="refused"} 1"#,
+        r#"tegata_redeems_total{result="ok"} 1"#,
+        r#"tegata_time_to_desktop_seconds_count{phase="Login"} 1"#,
+        r#"tegata_directory_seconds_count{realm="honsho",operation="verify",answered="yes"} 2"#,
+        r#"tegata_desktops{pool="keiri",state="assigned"} 1"#,
+        r#"tegata_sessions{class="office",state="active"} 1"#,
+    ] {
+        let mut text = String::new();
+        wait::until(line, || {
+            text = api.metrics()?;
+            Ok(text.lines().any(|other| other == line).then_some(()))
+        })
+        .map_err(|error| error.context(text))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn check_config_names_every_fault_at_once_and_opens_nothing() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let site = folder.path().join("site");
+    let broker = program("tegata-broker")?;
+    assert!(Command::new(&broker).args(["init", "--dir"]).arg(&site).status()?.success());
+    let again = Command::new(&broker).args(["init", "--dir"]).arg(&site).output()?;
+    assert_eq!(again.status.code(), Some(70), "nothing is overwritten");
+
+    let config = site.join("broker.toml");
+    let check = || Command::new(&broker).args(["check-config", "--config"]).arg(&config).output();
+    assert!(check()?.status.success(), "what init makes is good");
+
+    let text = std::fs::read_to_string(&config)?
+        .replace("issuer = \"tegata\"", "issuer = \"\"")
+        .replace("format = \"plain\"", "format = \"loud\"")
+        .replace("127.0.0.1:9464", "0.0.0.0:9464")
+        .replace("ports = [3389]", "ports = [\"9-1\"]")
+        .replace("bootstrap = \"pools.toml\"", "bootstrap = \"none.toml\"");
+    std::fs::write(&config, text)?;
+    std::fs::set_permissions(site.join("signing.key"), std::fs::Permissions::from_mode(0o644))?;
+    std::fs::set_permissions(site.join("broker.key"), std::fs::Permissions::from_mode(0o640))?;
+    let checked = check()?;
+    assert_eq!(checked.status.code(), Some(78));
+    let told = String::from_utf8(checked.stderr)?;
+    for key in [
+        "issuer:",
+        "log.format:",
+        "operations.listen:",
+        "targets[0].ports[0]:",
+        "bootstrap:",
+        "keys.signing_key:",
+        "keys.broker_certificate:",
+    ] {
+        assert!(told.contains(key), "{key} in {told}");
+    }
+    assert!(!site.join("tegata.db").exists(), "no store was made");
+
+    std::fs::write(&config, "issuer = 1\nlisten = nowhere\n")?;
+    assert_eq!(check()?.status.code(), Some(78), "no TOML");
+    let usage = Command::new(&broker).arg("dance").output()?;
+    assert_eq!(usage.status.code(), Some(64));
+    Ok(())
+}
+
+#[test]
+fn a_second_broker_on_the_same_store_does_not_start() -> Result<()> {
+    let site = Site::builder().start()?;
+    let text = std::fs::read_to_string(site.path("broker.toml"))?;
+    let listen = format!("127.0.0.1:{}", tegata_parts::port::free_udp()?);
+    let operations = format!("127.0.0.1:{}", tegata_parts::port::free_tcp()?);
+    let mut second: toml::Table = toml::from_str(&text)?;
+    second["listen"] = vec![listen].into();
+    second["operations"]["listen"] = operations.into();
+    std::fs::write(site.path("second.toml"), toml::to_string(&second)?)?;
+    let output = Command::new(program("tegata-broker")?)
+        .args(["run", "--config"])
+        .arg(site.path("second.toml"))
+        .output()?;
+    assert_eq!(output.status.code(), Some(70), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(site.api()?.is_ready(), "the first one goes on");
+    Ok(())
+}

@@ -1,0 +1,167 @@
+//! A ticket opens one session, once, for the key and the connection it was made
+//! for, whoever holds it.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::net::SocketAddr;
+
+use anyhow::Result;
+use tegata_parts::fake::FakeDesktop;
+use tegata_proto::code::Code;
+use tegata_proto::id::LinkNumber;
+use tegata_proto::login::BrokerMessage;
+use tegata_proto::proof::Purpose;
+use tegata_proto::session::{GatewayMessage, Mode};
+use tegata_tests::site::{Site, pool};
+use tegata_tests::stranger::{self, Keys, Line, attach, attach_with, ticket, ticket_purpose};
+
+const PASSWORD: &str = "correct horse";
+
+/// An office of two people and two desktops that echo.
+fn office() -> Result<(Site, [FakeDesktop; 2])> {
+    let desktops = [FakeDesktop::echo(b"")?, FakeDesktop::echo(b"")?];
+    let addresses: Vec<SocketAddr> = desktops.iter().map(FakeDesktop::address).collect();
+    let site = Site::builder()
+        .people(&[("sato", PASSWORD, &["keiri"]), ("tanaka", PASSWORD, &["keiri"])])?
+        .pool(pool("keiri", "keiri", &addresses))
+        .start()?;
+    site.api()?.wait_for_desktops("keiri", "ready", 2)?;
+    Ok((site, desktops))
+}
+
+fn refused(answer: &GatewayMessage) -> Option<Code> {
+    match answer {
+        GatewayMessage::Error(failure) => Some(failure.code),
+        _ => None,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ticket_is_redeemed_once_however_many_try_at_once() -> Result<()> {
+    let (site, _desktops) = tokio::task::spawn_blocking(office).await??;
+    let keys = Keys::generate()?;
+    let answer = ticket(site.listen(), &keys, "sato", PASSWORD).await?;
+
+    let tries = (1..=16).map(|link| attach(site.listen(), &keys, &answer.ticket, link));
+    let mut tries: Vec<_> = tries.map(Box::pin).collect();
+    let mut answers = Vec::new();
+    while let Some(next) = tries.pop() {
+        // In pairs: both are on their way before either is answered.
+        let (one, two) = match tries.pop() {
+            Some(other) => {
+                let (one, two) = tokio::join!(next, other);
+                (Some(one), Some(two))
+            }
+            None => (Some(next.await), None),
+        };
+        answers.extend([one, two].into_iter().flatten());
+    }
+    let answers: Vec<_> = answers.into_iter().collect::<Result<_>>()?;
+    let good = answers.iter().filter(|(answer, _)| refused(answer).is_none()).count();
+    assert_eq!(good, 1, "{:?}", answers.iter().map(|(answer, _)| answer).collect::<Vec<_>>());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_used_ticket_is_refused_after_a_restart_too() -> Result<()> {
+    let (mut site, _desktops) = tokio::task::spawn_blocking(office).await??;
+    let keys = Keys::generate()?;
+    let answer = ticket(site.listen(), &keys, "sato", PASSWORD).await?;
+    let (first, line) = attach(site.listen(), &keys, &answer.ticket, 1).await?;
+    let GatewayMessage::Attached(attached) = first else { panic!("{first:?}") };
+    assert_eq!((attached.link, attached.mode), (LinkNumber(1), Mode::Fresh));
+    drop(line);
+
+    let (again, _) = attach(site.listen(), &keys, &answer.ticket, 2).await?;
+    assert_eq!(refused(&again), Some(Code::TicketUsed));
+    let site = tokio::task::spawn_blocking(move || {
+        site.kill()?;
+        site.start()?;
+        anyhow::Ok(site)
+    })
+    .await??;
+    let (again, _) = attach(site.listen(), &keys, &answer.ticket, 3).await?;
+    assert_eq!(refused(&again), Some(Code::TicketUsed));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stolen_ticket_opens_nothing() -> Result<()> {
+    let (site, _desktops) = tokio::task::spawn_blocking(office).await??;
+    let (sato, thief) = (Keys::generate()?, Keys::generate()?);
+    let answer = ticket(site.listen(), &sato, "sato", PASSWORD).await?;
+    let purpose = ticket_purpose(&answer.ticket);
+    let first = LinkNumber::FIRST;
+
+    // With the thief's own key, honestly shown.
+    let (stolen, _) = attach(site.listen(), &thief, &answer.ticket, 1).await?;
+    assert_eq!(refused(&stolen), Some(Code::WrongKey), "another key");
+
+    // With Sato's key shown and the thief's signature.
+    let line = Line::open(site.listen(), tegata_proto::ALPN_SESSION).await?;
+    let proof = thief.prove(purpose, &line.exporter()?, first);
+    let (stolen, _) = attach_with(line, sato.public(), &answer.ticket, first, proof).await?;
+    assert_eq!(refused(&stolen), Some(Code::WrongKey), "another signature");
+
+    // With a proof that Sato made on a connection of his own.
+    let own = Line::open(site.listen(), tegata_proto::ALPN_SESSION).await?;
+    let proof = sato.prove(purpose, &own.exporter()?, first);
+    let line = Line::open(site.listen(), tegata_proto::ALPN_SESSION).await?;
+    let (stolen, _) = attach_with(line, sato.public(), &answer.ticket, first, proof).await?;
+    assert_eq!(refused(&stolen), Some(Code::WrongKey), "another connection");
+
+    // With a proof for something else.
+    for (purpose, signed) in
+        [(Purpose::Login, first), (ticket_purpose(&answer.grant), first), (purpose, LinkNumber(2))]
+    {
+        let line = Line::open(site.listen(), tegata_proto::ALPN_SESSION).await?;
+        let proof = sato.prove(purpose, &line.exporter()?, signed);
+        let (stolen, _) = attach_with(line, sato.public(), &answer.ticket, first, proof).await?;
+        assert_eq!(refused(&stolen), Some(Code::WrongKey), "{purpose:?} {signed}");
+    }
+    // The grant is no ticket.
+    let (grant, _) = attach(site.listen(), &sato, &answer.grant, 1).await?;
+    assert_eq!(refused(&grant), Some(Code::TicketInvalid));
+
+    // And the ticket is as good as it was.
+    let (own, _line) = attach(site.listen(), &sato, &answer.ticket, 1).await?;
+    assert!(matches!(own, GatewayMessage::Attached(_)), "{own:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_second_device_of_one_person_takes_the_session_over() -> Result<()> {
+    let (site, _desktops) = tokio::task::spawn_blocking(office).await??;
+    let (office, home) = (Keys::generate()?, Keys::generate()?);
+    let first = ticket(site.listen(), &office, "sato", PASSWORD).await?;
+    let (attached, mut at_office) = attach(site.listen(), &office, &first.ticket, 1).await?;
+    assert!(matches!(attached, GatewayMessage::Attached(_)), "{attached:?}");
+
+    let second = ticket(site.listen(), &home, "sato", PASSWORD).await?;
+    assert_eq!(second.desktop.name, first.desktop.name, "one desktop a person");
+    let (attached, _at_home) = attach(site.listen(), &home, &second.ticket, 1).await?;
+    assert!(matches!(attached, GatewayMessage::Attached(_)), "{attached:?}");
+    let told: GatewayMessage = at_office.hear().await?;
+    assert!(matches!(told, GatewayMessage::End { cause: Code::TakenOver }), "{told:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_password_or_an_odd_name_is_refused_like_a_wrong_one() -> Result<()> {
+    let (site, _desktops) = tokio::task::spawn_blocking(office).await??;
+    let keys = Keys::generate()?;
+    for (name, password) in [
+        ("sato", "wrong"),
+        ("sato", ""),
+        ("sato", "\0"),
+        ("nobody", PASSWORD),
+        ("", PASSWORD),
+        ("sato\n", PASSWORD),
+        ("*", PASSWORD),
+    ] {
+        let answer = stranger::login(site.listen(), &keys, name, password).await?;
+        let BrokerMessage::Error(failure) = answer else { panic!("{answer:?}") };
+        assert_eq!((failure.code, failure.retry_after_ms), (Code::Refused, None), "{name:?}");
+    }
+    Ok(())
+}
