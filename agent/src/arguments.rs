@@ -1,4 +1,4 @@
-//! The command line (DESIGN §4.1), and what it makes of itself and the
+//! The command line, and what it makes of itself and the
 //! configuration file.
 
 use std::fmt;

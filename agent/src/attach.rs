@@ -1,5 +1,5 @@
 //! The tries at the gateways: which right goes with which link number, when to
-//! try again and when to stop (DESIGN §4.4).
+//! try again and when to stop.
 //!
 //! Decides only. [`crate::session`] makes the connections, sends what is decided
 //! here and reports what came of it.

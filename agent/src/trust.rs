@@ -3,7 +3,7 @@
 //! Only certificates of the one authority that the agent was given count, for
 //! the one role that the connection is for: a broker at login; at a session the
 //! very gateway, by name and key, that the ticket answer named. Host names and
-//! the system's roots count for nothing (DESIGN §4.2).
+//! the system's roots count for nothing.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};

@@ -27,6 +27,9 @@ fn a_pool_made_by_the_api_is_used_at_once() -> Result<()> {
     let keiri = pool("keiri", "keiri", &[desktop.address()]);
     assert_eq!(api.put("/v1/pools/keiri", &keiri)?.status, 201);
     assert_eq!(api.put("/v1/pools/keiri", &keiri)?.status, 200, "the same again");
+    let listed = api.get("/v1/pools")?.body["items"][0].clone();
+    assert_eq!((&listed["name"], listed.get("desktops")), (&"keiri".into(), None));
+    assert_eq!(api.put("/v1/pools/keiri", &listed)?.body["code"], "malformed", "it withdraws none");
     api.wait_for_desktops("keiri", "ready", 1)?;
     let sato = site.login("sato", PASSWORD)?;
     echo(&mut sato.desktop()?, "hello")?;

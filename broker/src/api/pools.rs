@@ -61,11 +61,18 @@ impl Site {
     }
 }
 
+/// Lists pools without their desktops, which `/v1/desktops` lists. The key is
+/// left out, so that what is listed cannot be put back and withdraw them all.
 pub(super) async fn list(State(api): State<Arc<Api>>) -> Result<Response, Problem> {
     let pools = api.followups.store.pools().await?;
     let limit = u32::try_from(pools.len()).unwrap_or(u32::MAX);
-    let page = Page::new(pools, limit, |pool| pool.name().to_string());
-    Ok(Json(page).into_response())
+    let mut shown = Vec::with_capacity(pools.len());
+    for pool in &pools {
+        let mut pool = serde_json::to_value(pool).map_err(|error| Problem::unwritable(&error))?;
+        pool.as_object_mut().map(|keys| keys.remove("desktops"));
+        shown.push(pool);
+    }
+    Ok(Json(Page::new(shown, limit, |pool| pool["name"].to_string())).into_response())
 }
 
 #[derive(Deserialize)]

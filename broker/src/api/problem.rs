@@ -53,6 +53,13 @@ impl Problem {
         self
     }
 
+    pub(super) fn unwritable(error: &serde_json::Error) -> Self {
+        let title = "The answer cannot be written";
+        let problem = Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", title);
+        warn!(%error, trace_id = %problem.trace_id, "Request not served");
+        problem
+    }
+
     pub(super) fn unauthorized() -> Self {
         Self::new(StatusCode::UNAUTHORIZED, "unauthorized", "No valid API key was shown")
     }
