@@ -77,6 +77,8 @@ pub struct App {
     edge: EdgeMetrics,
     tasks: Tasks,
     supervisor: Supervisor,
+    /// Held to the end: the writer ends with the last handle of its store.
+    store: Arc<dyn Store>,
 }
 
 /// Why a broker does not start.
@@ -165,7 +167,7 @@ impl App {
         let login = LoginDesk {
             sign_in: SignIn { realms: config.realms, metrics: metrics.clone() },
             assignments: Assignments {
-                store,
+                store: Arc::clone(&store),
                 signer: Arc::new(config.signing_key),
                 rooms,
                 clock,
@@ -209,7 +211,7 @@ impl App {
             Endpoint::bind(config, roles.clone(), edge.clone())
         };
         let endpoints = config.listen.into_iter().map(open).collect::<Result<_, _>>()?;
-        Ok(Self { endpoints, operations, passes, certificates, edge, tasks, supervisor })
+        Ok(Self { endpoints, operations, passes, certificates, edge, tasks, supervisor, store })
     }
 
     /// Runs until `stop`, then drains.
@@ -241,6 +243,7 @@ impl App {
             tasks.end(Instant::now() + TASKS_GRACE).await;
         });
         let outcome = supervisor.run(stop, GRACE).await;
+        drop(self.store);
         info!("Broker stopped");
         outcome
     }

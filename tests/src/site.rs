@@ -200,15 +200,16 @@ impl Site {
         Ok(())
     }
 
-    /// Asks the broker to drain and end, and returns its exit number.
+    /// Asks the broker to drain and end, and returns its exit number and what it
+    /// wrote.
     ///
     /// # Errors
     ///
     /// When it cannot be found out how it ended.
-    pub fn stop(&mut self) -> Result<Option<i32>> {
+    pub fn stop(&mut self) -> Result<(Option<i32>, String)> {
         match self.broker.take() {
-            Some(mut broker) => Ok(broker.stop()?.code()),
-            None => Ok(None),
+            Some(mut broker) => Ok((broker.stop()?.code(), broker.log())),
+            None => Ok((None, String::new())),
         }
     }
 

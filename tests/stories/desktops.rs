@@ -91,7 +91,8 @@ fn sato_comes_back_to_the_same_window_after_a_disconnect_and_after_a_restart() -
     screen.wait_for_colour(CORNER.0, CORNER.1, SATO, wait::LIMIT)?;
     assert_eq!(machine.session("sato")?, window, "the same window after a disconnect");
 
-    assert_eq!(site.stop()?, Some(0), "the broker drains");
+    let (ended, log) = site.stop()?;
+    assert_eq!(ended, Some(0), "the broker drains: {log}");
     let told = sato.exit()?;
     assert!([11, 25, 41, 50].contains(&told), "{told}: {}", sato.log());
     site.start()?;
@@ -216,8 +217,8 @@ fn the_third_of_three_people_waits_for_one_of_two_desktops() -> Result<()> {
     let suzuki = site.login("suzuki", PASSWORD)?;
     suzuki.event("queued")?;
     // The desktop closes, and its machine says that nobody is logged on.
-    for (desktop, mut viewer) in desktops.iter().zip([at_satos, at_tanakas]) {
-        desktop.hang_up();
+    desktops.iter().for_each(FakeDesktop::hang_up);
+    for mut viewer in [at_satos, at_tanakas] {
         assert_eq!(viewer.read(&mut [0])?, 0, "the viewer sees the end, and closes");
     }
     echo(&mut suzuki.desktop()?, "suzuki")?;
