@@ -30,6 +30,7 @@ use uuid::Uuid;
 pub use self::config::{Config, Fault, Faults, chain};
 use crate::adapters::command::OccupancyCommand;
 use crate::adapters::desktop_probe::DesktopProbe;
+use crate::adapters::file::{self, FileDirectory};
 use crate::adapters::sqlite::{self, OpenError};
 use crate::adapters::system_clock::SystemClock;
 use crate::api::{self, Api};
@@ -73,8 +74,6 @@ pub struct App {
     endpoints: Vec<Endpoint>,
     operations: Operations,
     passes: Arc<Passes>,
-    certificates: Vec<(&'static [u8], Arc<tls::RoleCertificate>)>,
-    edge: EdgeMetrics,
     tasks: Tasks,
     supervisor: Supervisor,
     /// Held to the end: the writer ends with the last handle of its store.
@@ -199,8 +198,7 @@ impl App {
             role(ALPN_LOGIN, &config.broker_certificate, login),
             role(ALPN_SESSION, &config.gateway_certificate, gateway),
         ];
-        let certificates =
-            roles.iter().map(|role| (role.alpn, Arc::clone(&role.certificate))).collect();
+        keep_fresh(&mut supervisor, &roles, config.files, edge.clone());
         let routes = api::routes(Arc::new(api));
         let registry: Arc<Registry> = Arc::new(registry);
         let operations =
@@ -211,7 +209,7 @@ impl App {
             Endpoint::bind(config, roles.clone(), edge.clone())
         };
         let endpoints = config.listen.into_iter().map(open).collect::<Result<_, _>>()?;
-        Ok(Self { endpoints, operations, passes, certificates, edge, tasks, supervisor, store })
+        Ok(Self { endpoints, operations, passes, tasks, supervisor, store })
     }
 
     /// Runs until `stop`, then drains.
@@ -231,10 +229,6 @@ impl App {
         supervisor.spawn("deadlines", PASSES, |cancelled| one.deadlines(cancelled));
         supervisor.spawn("probes", PASSES, |cancelled| two.probes(cancelled));
         supervisor.spawn("bookkeeping", PASSES, |cancelled| passes.bookkeeping(cancelled));
-        let (certificates, edge) = (self.certificates, self.edge);
-        supervisor.spawn("certificates", PASSES, |cancelled| {
-            tls::keep_fresh(certificates, edge, cancelled)
-        });
         let operations = self.operations;
         supervisor.spawn("operations", OPERATIONS, |cancelled| operations.run(cancelled));
         let tasks = self.tasks;
@@ -267,6 +261,20 @@ async fn take_over(
         put.map_err(|error| StartError::Bootstrap(name, error))?;
     }
     Ok(())
+}
+
+/// Has what may be replaced while the broker runs read again every minute.
+fn keep_fresh(
+    supervisor: &mut Supervisor,
+    roles: &[Role],
+    files: Vec<Arc<FileDirectory>>,
+    edge: EdgeMetrics,
+) {
+    let certificate = |role: &Role| (role.alpn, Arc::clone(&role.certificate));
+    let certificates = roles.iter().map(certificate).collect();
+    supervisor
+        .spawn("certificates", PASSES, |cancelled| tls::keep_fresh(certificates, edge, cancelled));
+    supervisor.spawn("people", PASSES, |cancelled| file::keep_fresh(files, cancelled));
 }
 
 fn role(

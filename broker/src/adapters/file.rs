@@ -13,6 +13,8 @@ use async_trait::async_trait;
 use tegata_proto::id::RealmName;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use crate::ports::directory::{
     Directory, DirectoryError, Found, LoginName, NonEmptyPassword, Reason, Verdict,
@@ -36,6 +38,9 @@ const CHECKS_AND_WAITING: usize = 256;
 
 /// How long a password waits for its check to begin.
 const WAIT: Duration = Duration::from_secs(3);
+
+/// How often the files are read again.
+const RELOAD_EVERY: Duration = Duration::from_mins(1);
 
 /// Longest file, in bytes.
 const FILE_MAX: u64 = 16 * 1024 * 1024;
@@ -134,6 +139,26 @@ impl FileDirectory {
             realm: self.realm.clone(),
             source: source.into(),
         })
+    }
+}
+
+/// Reads the files of these realms again every minute, until cancelled. A bad
+/// file is reported each time, and the people of the last good one stay.
+pub async fn keep_fresh(realms: Vec<Arc<FileDirectory>>, cancelled: CancellationToken) {
+    loop {
+        tokio::select! {
+            biased;
+            () = cancelled.cancelled() => return,
+            () = tokio::time::sleep(RELOAD_EVERY) => {}
+        }
+        for directory in &realms {
+            let reading = Arc::clone(directory);
+            let read = tokio::task::spawn_blocking(move || reading.reload()).await;
+            if let Ok(Err(error)) = read {
+                let error = &error as &dyn std::error::Error;
+                warn!(realm = %directory.realm, error, "People not read again, the old ones stay");
+            }
+        }
     }
 }
 

@@ -20,6 +20,7 @@ use tegata_proto::id::{GatewayId, RealmName};
 use super::raw::{RawConfig, RawLimits, RawPorts, RawRealm, RawTarget};
 use super::realms;
 use crate::adapters::command::Template;
+use crate::adapters::file::FileDirectory;
 use crate::adapters::key_file::KeyFile;
 use crate::api::Site;
 use crate::api::key::ApiKeys;
@@ -49,6 +50,8 @@ pub struct Config {
     pub(super) operations: SocketAddr,
     pub(super) api_keys: ApiKeys,
     pub(super) realms: Vec<Arc<dyn Directory>>,
+    /// Those of the realms that are files, to be read again.
+    pub(super) files: Vec<Arc<FileDirectory>>,
     pub(super) classes: NetworkClasses,
     pub(super) site: Site,
     pub(super) occupancy: Option<Template>,
@@ -208,7 +211,7 @@ impl Reader {
             .and_then(|occupancy| self.keep("occupancy.command", Template::new(occupancy.command)));
         let site = Site { targets, asks_desktops: occupancy.is_some() };
         let bootstrap = raw.bootstrap.map(|path| self.bootstrap(&path, &site)).unwrap_or_default();
-        let realms = self.realms(raw.realms);
+        let (realms, files) = self.realms(raw.realms);
 
         Some(Config {
             issuer: raw.issuer,
@@ -227,6 +230,7 @@ impl Reader {
             operations: raw.operations.listen,
             api_keys: api_keys?,
             realms,
+            files,
             classes: classes?,
             site,
             occupancy,
@@ -324,12 +328,12 @@ impl Reader {
         pools
     }
 
-    fn realms(&mut self, raw: Vec<RawRealm>) -> Vec<Arc<dyn Directory>> {
+    fn realms(&mut self, raw: Vec<RawRealm>) -> (Vec<Arc<dyn Directory>>, Vec<Arc<FileDirectory>>) {
         if raw.is_empty() {
             self.fault("realms", "names no realm");
         }
         let mut names = std::collections::BTreeSet::new();
-        let mut realms = Vec::new();
+        let (mut realms, mut files): (Vec<Arc<dyn Directory>>, Vec<_>) = (vec![], vec![]);
         for (n, realm) in raw.into_iter().enumerate() {
             let key = format!("realms[{n}]");
             let Some(name) = self.keep(format!("{key}.name"), RealmName::new(realm.name)) else {
@@ -339,14 +343,19 @@ impl Reader {
                 self.fault(format!("{key}.name"), "stands twice");
             }
             match (realm.file, realm.ldap) {
-                (Some(file), None) => realms.extend(realms::file(self, &key, name, &file)),
+                (Some(file), None) => {
+                    if let Some(file) = realms::file(self, &key, name, &file) {
+                        realms.push(Arc::<FileDirectory>::clone(&file));
+                        files.push(file);
+                    }
+                }
                 (None, Some(ldap)) => realms.extend(realms::ldap(self, &key, name, &ldap)),
                 (Some(_), Some(_)) | (None, None) => {
                     self.fault(key, "has not exactly one of file and ldap");
                 }
             }
         }
-        realms
+        (realms, files)
     }
 }
 

@@ -23,11 +23,10 @@ pub(super) fn file(
     key: &str,
     name: RealmName,
     raw: &RawFile,
-) -> Option<Arc<dyn Directory>> {
+) -> Option<Arc<FileDirectory>> {
     let key = format!("{key}.file.path");
     let path = reader.secret(&key, &raw.path);
-    let directory = reader.keep(key, FileDirectory::open(name, path))?;
-    Some(Arc::new(directory))
+    reader.keep(key, FileDirectory::open(name, path)).map(Arc::new)
 }
 
 pub(super) fn ldap(

@@ -14,11 +14,11 @@ use tegata_proto::id::{SessionId, TicketId};
 use tegata_proto::key::Thumbprint;
 use tegata_proto::login::{Desktop, Gateway, TicketAnswer};
 use tegata_proto::policy::Protocol;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use crate::flows::waiting::{Place, WaitingRooms};
+use crate::flows::waiting::WaitingRooms;
 use crate::metrics::{Metrics, Phase};
 use crate::ports::clock::Clock;
 use crate::ports::directory::Person;
@@ -106,9 +106,15 @@ impl Assignments {
         let _counted = Waiting::new(self.metrics.clone());
         let mut told = None;
         loop {
+            // Before the look, so that what happens meanwhile is not missed.
+            let moved = place.moved();
             let number = place.number();
             if told != Some(number) {
-                tell(Queued { place: number, at_most: deadline - Instant::now() }).await?;
+                tell(Queued {
+                    place: number,
+                    at_most: deadline.saturating_duration_since(Instant::now()),
+                })
+                .await?;
                 told = Some(number);
             }
             if number == 1
@@ -117,7 +123,9 @@ impl Assignments {
                 self.metrics.phase(Phase::Assign, began.elapsed());
                 return Ok((sid, assigned));
             }
-            if self.wait(&place, deadline).await.is_err() {
+            let look_again = (Instant::now() + LOOK_EVERY).min(deadline);
+            let _woken_or_not = timeout_at(look_again, moved).await;
+            if Instant::now() >= deadline {
                 info!(pool = %name, "Nobody left the pool in time");
                 return Err(Code::PoolExhausted);
             }
@@ -230,17 +238,6 @@ impl Assignments {
         })?;
         let held = standing.get(pool).is_some_and(|standing| standing.held);
         if held { self.try_assign(sid, applicant).await } else { Ok(None) }
-    }
-
-    async fn wait(
-        &self,
-        place: &Place,
-        deadline: Instant,
-    ) -> Result<(), tokio::time::error::Elapsed> {
-        timeout_at(deadline, async {
-            let _woken_or_not = timeout(LOOK_EVERY, place.moved()).await;
-        })
-        .await
     }
 }
 

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tegata_domain::queue::{Full, Queue};
 use tegata_proto::id::{PoolName, SessionId};
 use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 /// One room for each pool that somebody waits for.
 #[derive(Default)]
@@ -68,9 +69,10 @@ impl Place {
         u32::try_from(place).unwrap_or(u32::MAX)
     }
 
-    /// Returns once somebody left the room or a desktop became free.
-    pub async fn moved(&self) {
-        self.room.moved.notified().await;
+    /// Completes once somebody leaves the room or a desktop becomes free, from
+    /// this call on, awaited or not.
+    pub fn moved(&self) -> Notified<'_> {
+        self.room.moved.notified()
     }
 }
 
@@ -91,6 +93,16 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_desktop_freed_between_look_and_wait_is_not_missed() {
+        let (rooms, keiri) = (WaitingRooms::new(), PoolName::new("keiri").unwrap());
+        let sato = rooms.join(&keiri, SessionId(Uuid::nil()), 1).unwrap();
+        let moved = sato.moved();
+        rooms.freed(&keiri);
+        let woken = tokio::time::timeout(std::time::Duration::from_secs(5), moved).await;
+        assert!(woken.is_ok(), "it was freed after the look began");
+    }
 
     #[test]
     fn whoever_leaves_lets_the_others_move_up() {

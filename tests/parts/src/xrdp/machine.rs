@@ -270,13 +270,30 @@ fn window_manager(folder: &Path, accounts: &[Account]) -> String {
     script + "esac\n"
 }
 
+/// Reserves a block of displays, removes what dead X servers left of it, and
+/// returns its first number.
+///
+/// A machine's servers are killed with it and leave their sockets and locks
+/// behind: only a socket that the kernel still lists belongs to anybody.
+fn displays() -> Result<u16> {
+    let sockets = fs::read_to_string("/proc/net/unix")?;
+    let socket = |display: u16| format!("/tmp/.X11-unix/X{display}");
+    let is_alive = |display| {
+        let path = socket(display);
+        sockets.lines().any(|line| line.rsplit([' ', '@']).next() == Some(path.as_str()))
+    };
+    let of = |block| block * DISPLAYS_PER_BLOCK..(block + 1) * DISPLAYS_PER_BLOCK;
+    let block = port::reserve("display", DISPLAY_BLOCKS, |block| !of(block).any(is_alive))?;
+    for display in of(block) {
+        // Most were never there.
+        let _ = fs::remove_file(socket(display));
+        let _ = fs::remove_file(format!("/tmp/.X{display}-lock"));
+    }
+    Ok(of(block).start)
+}
+
 fn sesman_ini(folder: &Path, port: u16) -> Result<String> {
-    let block = port::reserve("display", DISPLAY_BLOCKS, |block| {
-        let first = block * DISPLAYS_PER_BLOCK;
-        (first..first + DISPLAYS_PER_BLOCK)
-            .all(|display| !Path::new(&format!("/tmp/.X11-unix/X{display}")).exists())
-    })?;
-    let first = block * DISPLAYS_PER_BLOCK;
+    let first = displays()?;
     let folder = folder.display();
     Ok(format!(
         "[Globals]
