@@ -92,7 +92,7 @@ impl Desktops {
     /// Asks the process to end and returns how it did.
     pub(crate) fn terminate(&mut self) -> ExitStatus {
         let id = self.program.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+        assert!(Command::new("sh").args(["-c", "kill -TERM $0", &id]).status().unwrap().success());
         self.program.wait().unwrap()
     }
 }
