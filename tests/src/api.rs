@@ -27,7 +27,12 @@ pub struct Answer {
 impl Api {
     pub(crate) fn new(operations: SocketAddr, key: &str) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let client = reqwest::Client::builder().no_proxy().timeout(wait::LIMIT).build()?;
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            // The port ends idle connections after seconds; a kept one may be gone when it is used.
+            .pool_max_idle_per_host(0)
+            .timeout(wait::LIMIT)
+            .build()?;
         Ok(Self { base: format!("http://{operations}"), key: key.to_owned(), client, runtime })
     }
 
