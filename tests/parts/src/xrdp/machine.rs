@@ -195,11 +195,12 @@ impl Builder {
             Ok(listening.then_some(()))
         })?;
         let first = first_process(machine.id())?;
-        // What ssh is for a machine far away, nsenter is for this one.
+        // What ssh is for a machine far away, nsenter is for this one. It enters the root as well:
+        // in a chroot that of the namespace is another one.
         write_program(
             &path.join("occupancy"),
             &format!(
-                "#!/bin/sh\nexec nsenter --target {first} --mount --pid {} \"$@\"\n",
+                "#!/bin/sh\nexec nsenter --target {first} --mount --pid --root {} \"$@\"\n",
                 path.join("occupancy-on-the-machine").display()
             ),
         )?;
