@@ -36,7 +36,7 @@ use crate::adapters::system_clock::SystemClock;
 use crate::api::{self, Api};
 use crate::flows::assignment::Assignments;
 use crate::flows::catalogue::Catalogue;
-use crate::flows::followup::Followups;
+use crate::flows::followup::{Asking, Followups};
 use crate::flows::login::LoginDesk;
 use crate::flows::redeem::RedeemDesk;
 use crate::flows::refusals::Refusals;
@@ -137,6 +137,7 @@ impl App {
             rooms: Arc::clone(&rooms),
             clock: Arc::clone(&clock),
             tasks: tasks.clone(),
+            asking: Asking::default(),
         };
 
         let key =

@@ -10,4 +10,6 @@ pub mod login;
 pub mod redeem;
 pub mod refusals;
 pub mod sign_in;
+#[cfg(test)]
+mod tests;
 pub mod waiting;

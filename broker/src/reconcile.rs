@@ -29,7 +29,8 @@ const EVERY: Duration = Duration::from_secs(1);
 /// Most sessions or desktops that one pass looks at.
 const BATCH: u32 = 64;
 
-/// Time between two questions to one desktop that is being recycled.
+/// Time between two questions, or two log-offs, of one desktop that is being
+/// recycled.
 const ASK_AGAIN: Duration = Duration::from_secs(10);
 
 /// Time between two full probes of a ready desktop.
@@ -63,7 +64,7 @@ pub struct Passes {
 impl Passes {
     /// Settles deadlines and repeats undone work until cancelled.
     pub async fn deadlines(self: Arc<Self>, cancelled: CancellationToken) {
-        let mut asked: HashMap<DesktopId, Instant> = HashMap::new();
+        let mut asked: HashMap<(DesktopId, bool), Instant> = HashMap::new();
         let mut timer = ticker();
         while tick(&mut timer, &cancelled).await {
             let due = match self.followups.store.due(self.followups.clock.now(), BATCH).await {
@@ -75,13 +76,14 @@ impl Passes {
             };
             let now = Instant::now();
             asked.retain(|_, at| now.duration_since(*at) < ASK_AGAIN);
+            let mut first = |what| {
+                let first = asked.len() < REMEMBERED_MAX && !asked.contains_key(&what);
+                first && asked.insert(what, now).is_none()
+            };
             let due = due.into_iter().filter(|followup| match followup {
-                Followup::AskOccupancy(target) => {
-                    let first =
-                        asked.len() < REMEMBERED_MAX && !asked.contains_key(&target.desktop);
-                    first && asked.insert(target.desktop, now).is_none()
-                }
-                Followup::CloseLinks { .. } | Followup::LogOff(_) | Followup::Freed(_) => true,
+                Followup::AskOccupancy(target) => first((target.desktop, false)),
+                Followup::LogOff(target) => first((target.desktop, true)),
+                Followup::CloseLinks { .. } | Followup::Freed(_) => true,
             });
             self.followups.carry_out(due.collect()).await;
         }

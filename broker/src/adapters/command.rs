@@ -80,11 +80,6 @@ impl OccupancyCommand {
         Self { program, running: Semaphore::new(COMMANDS_MAX) }
     }
 
-    /// Tells whether desktops can be asked at all.
-    pub fn is_configured(&self) -> bool {
-        self.program.is_some()
-    }
-
     async fn run(&self, target: &OccupancyTarget, action: &str) -> Result<Vec<u8>, Unknown> {
         let program = self.program.as_ref().ok_or(Unknown::CannotBeAsked)?;
         let _permit =

@@ -20,7 +20,7 @@ mod redeem;
 mod row;
 mod schema;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod writer;
 
 use std::collections::BTreeMap;

@@ -3,13 +3,14 @@
 //! Everything here may be done twice. What fails is left: the store still shows
 //! it as undone, and the next pass of [`crate::reconcile`] tries again.
 
-use std::collections::VecDeque;
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tegata_domain::desktop::Observation;
 use tegata_domain::session::Event;
 use tegata_edge::supervisor::Tasks;
 use tegata_gateway::sessions::Sessions;
+use tegata_proto::id::DesktopId;
 use tracing::{debug, warn};
 
 use crate::flows::waiting::WaitingRooms;
@@ -17,8 +18,9 @@ use crate::ports::clock::Clock;
 use crate::ports::occupancy::Occupancy;
 use crate::ports::store::{Actor, Followup, OccupancyTarget, SessionEvent, Store};
 
-/// Most follow-ups that one commit may lead to, one after the other.
-const CHAIN_MAX: usize = 64;
+/// How many times what was carried out may lead to more. An end that is
+/// confirmed may free a desktop; nothing is known to lead further.
+const ROUNDS_MAX: usize = 8;
 
 /// Carries out what the store asks for.
 #[derive(Clone)]
@@ -35,14 +37,40 @@ pub struct Followups {
     pub clock: Arc<dyn Clock>,
     /// Where what may take seconds is done.
     pub tasks: Tasks,
+    /// What is being asked.
+    pub asking: Asking,
+}
+
+/// The questions to desktops that have no answer yet. Clones share one list.
+///
+/// INVARIANT: each desktop stands here at most once for each kind of question,
+/// so a site's program that never ends in time leaves no growing line behind it.
+#[derive(Clone, Default)]
+pub struct Asking(Arc<Mutex<HashSet<(DesktopId, bool)>>>);
+
+/// One question; dropping it takes it off the list.
+struct Question {
+    asking: Asking,
+    what: (DesktopId, bool),
 }
 
 impl Followups {
     /// Does what is quick now, and starts what may take seconds.
     pub async fn carry_out(&self, followups: Vec<Followup>) {
-        let mut left = VecDeque::from(followups);
-        for _ in 0..CHAIN_MAX {
-            let Some(followup) = left.pop_front() else { return };
+        let mut left = followups;
+        for _ in 0..ROUNDS_MAX {
+            if left.is_empty() {
+                return;
+            }
+            left = self.round(left).await;
+        }
+        warn!(left = left.len(), "Follow-ups led to ever more, the rest is left to a pass");
+    }
+
+    /// Carries out all of these, and returns what they led to.
+    async fn round(&self, followups: Vec<Followup>) -> Vec<Followup> {
+        let mut led_to = Vec::new();
+        for followup in followups {
             match followup {
                 Followup::CloseLinks { sid, code } => {
                     let ended = self.sessions.end(sid, code).await;
@@ -56,7 +84,7 @@ impl Followups {
                         now: self.clock.now(),
                     };
                     match self.store.session_event(closed).await {
-                        Ok(more) => left.extend(more),
+                        Ok(more) => led_to.extend(more),
                         Err(error) => warn!(session.id = %sid, %error, "End not recorded"),
                     }
                 }
@@ -65,12 +93,17 @@ impl Followups {
                 Followup::LogOff(target) => self.ask(target, true),
             }
         }
+        led_to
     }
 
     /// Asks a desktop who is logged on, after logging its holder off if wanted.
+    ///
+    /// Not while the same is being asked: a pass asks again.
     fn ask(&self, target: OccupancyTarget, log_off: bool) {
+        let Some(question) = self.asking.begin((target.desktop, log_off)) else { return };
         let this = self.clone();
         self.tasks.spawn("occupancy", async move {
+            let _until_answered = question;
             if log_off && let Err(error) = this.occupancy.log_off(&target).await {
                 warn!(desktop = %target.name, error = &error as &dyn std::error::Error, "Not logged off");
             }
@@ -95,5 +128,22 @@ impl Followups {
                 Err(error) => warn!(desktop = %target.name, %error, "Occupancy not recorded"),
             }
         });
+    }
+}
+
+impl Asking {
+    fn begin(&self, what: (DesktopId, bool)) -> Option<Question> {
+        self.list().insert(what).then(|| Question { asking: self.clone(), what })
+    }
+
+    fn list(&self) -> MutexGuard<'_, HashSet<(DesktopId, bool)>> {
+        // Each change is whole, so a poisoned lock hides nothing.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Question {
+    fn drop(&mut self) {
+        self.asking.list().remove(&self.what);
     }
 }

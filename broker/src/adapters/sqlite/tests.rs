@@ -17,7 +17,7 @@ use crate::ports::store::contract::{Bench, Office, contract_tests};
 use crate::ports::store::{Store, StoreError};
 
 /// A store in a folder of its own.
-struct Folder {
+pub(crate) struct Folder {
     place: TempDir,
     store: Arc<SqliteStore>,
     writer: JoinSet<()>,
