@@ -11,7 +11,7 @@ use std::time::Duration;
 use tegata_domain::desktop::Probe;
 use tegata_proto::id::DesktopId;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
@@ -25,6 +25,9 @@ use tegata_edge::operations::Condition;
 
 /// Time between two passes.
 const EVERY: Duration = Duration::from_secs(1);
+
+/// How long the store may take to write before it counts as gone.
+const STORE_LIMIT: Duration = Duration::from_secs(2);
 
 /// Most sessions or desktops that one pass looks at.
 const BATCH: u32 = 64;
@@ -150,11 +153,15 @@ impl Passes {
         let mut timer = ticker();
         let mut pass: u32 = 0;
         while tick(&mut timer, &cancelled).await {
-            let answers = self.followups.store.probe().await;
-            if let Err(error) = &answers {
-                warn!(error = error as &dyn std::error::Error, "Store does not answer");
+            let answers = timeout(STORE_LIMIT, self.followups.store.probe()).await;
+            self.store_answers.set(matches!(answers, Ok(Ok(()))));
+            match answers {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    warn!(error = &error as &dyn std::error::Error, "Store does not answer");
+                }
+                Err(_) => warn!("Store takes too long to answer"),
             }
-            self.store_answers.set(answers.is_ok());
             if let Err(error) = self.catalogue.refresh().await {
                 debug!(%error, "Pools not read");
             }

@@ -42,9 +42,10 @@ pub enum ApiKeysError {
     /// It cannot be read.
     #[error("it cannot be read")]
     Unreadable(#[source] std::io::Error),
-    /// It is not a list of keys.
-    #[error("it is no list of keys")]
-    Malformed(#[source] toml::de::Error),
+    /// It is not a list of keys. What is wrong is told without the text, which may
+    /// be a key.
+    #[error("it is no list of keys: {0}")]
+    Malformed(String),
 }
 
 impl ApiKey {
@@ -71,7 +72,7 @@ impl ApiKeys {
     /// The file cannot be read, or is no list of keys.
     pub fn read(path: &Path) -> Result<Self, ApiKeysError> {
         let text = std::fs::read_to_string(path).map_err(ApiKeysError::Unreadable)?;
-        toml::from_str(&text).map_err(ApiKeysError::Malformed)
+        toml::from_str(&text).map_err(|error| ApiKeysError::Malformed(error.message().to_owned()))
     }
 
     /// Returns the name of the key that an `Authorization` header shows

@@ -162,7 +162,7 @@ impl LoginDesk {
         let outcome = tokio::select! {
             biased;
             () = link.closing.cancelled() => Err(Code::Unavailable.into()),
-            outcome = self.converse(&link, &mut talk, txn) => outcome,
+            outcome = self.converse(&link, &mut talk, txn, began) => outcome,
         };
         match outcome {
             Ok(()) => self.assignments.metrics.login(None),
@@ -188,8 +188,10 @@ impl LoginDesk {
         link: &Link,
         talk: &mut Talk,
         txn: Transaction,
+        began: Instant,
     ) -> Result<(), Stopped> {
-        let AgentMessage::Hello(hello) = talk.hear(LIMIT_BEFORE, HELLO_DEADLINE).await? else {
+        let left = HELLO_DEADLINE.saturating_sub(began.elapsed());
+        let AgentMessage::Hello(hello) = talk.hear(LIMIT_BEFORE, left).await? else {
             return Err(Code::Malformed.into());
         };
         self.check(&hello, link)?;

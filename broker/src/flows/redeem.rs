@@ -16,7 +16,7 @@ use tegata_gateway::verify::{TokenKeys, TokenKind};
 use tegata_proto::code::Code;
 use tegata_proto::id::{LinkNumber, SessionId};
 use tegata_proto::session::Right;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 use crate::flows::followup::Followups;
@@ -29,6 +29,9 @@ pub const LEASE: Duration = Duration::from_secs(30);
 
 /// When to ask again after the store could not serve.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
+
+/// When to tell the store again what it could not take.
+const TELL_AGAIN: Duration = Duration::from_secs(2);
 
 /// Serves the gateway in this process.
 pub struct RedeemDesk {
@@ -102,15 +105,21 @@ impl RedeemDesk {
         let now = self.followups.clock.now();
         let event =
             SessionEvent { sid, event, link: Some(link), carried, actor: Actor::Broker, now };
-        match self.followups.store.session_event(event).await {
-            Ok(followups) => self.followups.carry_out(followups).await,
-            // The session was ended meanwhile; nothing is left to do.
-            Err(EventError::Refused(_)) => {}
-            Err(error @ (EventError::NoSuchSession(_) | EventError::Store(_))) => {
-                // The recovery of the next start finds the session as it was.
-                warn!(session.id = %sid, %link, %error, "Report not recorded");
-            }
+        if record(&self.followups, event.clone()).await {
+            return;
         }
+        // Without this report the session would hold its desktop for good, so it
+        // is told until it is heard. A broker that ends before finds the session
+        // by its boot id.
+        let followups = self.followups.clone();
+        self.followups.tasks.spawn("report", async move {
+            loop {
+                sleep(TELL_AGAIN).await;
+                if record(&followups, event.clone()).await {
+                    return;
+                }
+            }
+        });
     }
 }
 
@@ -169,6 +178,25 @@ impl Broker for RedeemDesk {
         };
         self.report(report.sid, report.link, event, Some(carried)).await;
     }
+}
+
+/// Records what happened to a session; tells whether the store has heard it.
+async fn record(followups: &Followups, event: SessionEvent) -> bool {
+    let (sid, link) = (event.sid, event.link);
+    match followups.store.session_event(event).await {
+        Ok(more) => followups.carry_out(more).await,
+        // The session was ended meanwhile; nothing is left to do.
+        Err(EventError::Refused(_)) => {}
+        Err(error @ EventError::NoSuchSession(_)) => {
+            warn!(session.id = %sid, ?link, %error, "Report about no session of ours");
+        }
+        Err(EventError::Store(error)) => {
+            let error = &error as &dyn std::error::Error;
+            warn!(session.id = %sid, ?link, error, "Report not recorded, it is told again");
+            return false;
+        }
+    }
+    true
 }
 
 fn seconds(span: Duration) -> u32 {

@@ -1,8 +1,9 @@
 //! Whether a name and a password are somebody's.
 //!
 //! Every refusal reads alike and is answered at a point of a fixed grid, so that
-//! neither text nor time tells a stranger whether a name exists. A directory
-//! that cannot answer is no refusal.
+//! the text tells a stranger nothing about a name, nor does the time while the
+//! directory answers within one step of the grid. A directory that cannot answer
+//! is no refusal.
 
 use std::sync::Arc;
 use std::time::Duration;
