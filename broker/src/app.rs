@@ -188,7 +188,7 @@ impl App {
         };
         let passes = Arc::new(Passes {
             followups,
-            prober: Arc::new(DesktopProbe::new(tls::provider()).map_err(StartError::Probe)?),
+            prober: Arc::new(DesktopProbe::new().map_err(StartError::Probe)?),
             catalogue,
             refusals,
             metrics,

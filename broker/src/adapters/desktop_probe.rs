@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::CryptoProvider;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tegata_domain::desktop::Probe;
+use tegata_gateway::proof::sha256;
 use tegata_proto::encoding::Sha256;
 use tegata_proto::policy::{Protocol, Security};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -36,10 +37,12 @@ impl DesktopProbe {
     ///
     /// # Errors
     ///
-    /// The provider offers no TLS version.
-    pub fn new(provider: Arc<CryptoProvider>) -> Result<Self, rustls::Error> {
+    /// The cryptography offers no TLS version.
+    pub fn new() -> Result<Self, rustls::Error> {
+        // Desktops are not ours: many still speak TLS 1.2 only, for which our own
+        // choice of suites has none.
+        let provider = Arc::new(aws_lc_rs::default_provider());
         let verifier = Arc::new(AnyCertificate(Arc::clone(&provider)));
-        // Desktops are not ours: many still speak TLS 1.2 only.
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
             .dangerous()
@@ -67,9 +70,7 @@ impl DesktopProbe {
         let (_, session) = stream.get_ref();
         let certificate = session.peer_certificates().and_then(<[_]>::first);
         let certificate = certificate.ok_or_else(|| std::io::Error::other("no certificate"))?;
-        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, certificate);
-        let digest = digest.as_ref().try_into().map_err(std::io::Error::other)?;
-        Ok(Sha256(digest))
+        Ok(sha256(certificate))
     }
 }
 
@@ -169,11 +170,84 @@ impl ServerCertVerifier for AnyCertificate {
 
 #[cfg(test)]
 mod tests {
+    use rcgen::{CertificateParams, KeyPair};
+    use rustls::{ServerConfig, SupportedProtocolVersion, version};
+    use tegata_proto::id::DesktopId;
+    use tokio::net::TcpListener;
+    use tokio_rustls::TlsAcceptor;
+
     use super::*;
+
+    /// What a probe finds of a desktop that answers with these bytes, then speaks
+    /// TLS of this version; and the digest of the desktop's certificate.
+    async fn probe(
+        answer: &[u8],
+        version: &'static SupportedProtocolVersion,
+        security: Security,
+    ) -> (Probe, Sha256) {
+        let key = KeyPair::generate().unwrap();
+        let certificate =
+            CertificateParams::new(vec!["desktop".into()]).unwrap().self_signed(&key).unwrap();
+        let digest = sha256(certificate.der());
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(
+                vec![certificate.der().clone()],
+                key.serialize_der().try_into().unwrap(),
+            )
+            .unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let target = ProbeTarget {
+            desktop: DesktopId(uuid::Uuid::nil()),
+            name: "keiri-0001".parse().unwrap(),
+            address: listener.local_addr().unwrap(),
+            protocol: Protocol::Rdp,
+            security: Some(security),
+            ready: false,
+        };
+        let prober = DesktopProbe::new().unwrap();
+        let desktop = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = [0; 19];
+            stream.read_exact(&mut request).await.unwrap();
+            stream.write_all(answer).await.unwrap();
+            // A probe that does not like the answer leaves here.
+            if let Ok(mut stream) = TlsAcceptor::from(Arc::new(config)).accept(stream).await {
+                let _ = stream.read(&mut [0]).await;
+            }
+        };
+        let (found, ()) = tokio::join!(prober.full(&target), desktop);
+        (found, digest)
+    }
+
+    #[tokio::test]
+    async fn a_desktop_is_known_by_its_certificate_in_either_version_of_tls() {
+        for version in [&version::TLS12, &version::TLS13] {
+            let (found, certificate) = probe(&confirm(1), version, Security::Tls).await;
+            assert_eq!(found, Probe::Answered(Some(certificate)), "{version:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_desktop_that_chooses_other_security_than_its_pool_is_not_ready() {
+        for (selected, security) in [(0, Security::Tls), (1, Security::Nla), (2, Security::Tls)] {
+            let (found, _) = probe(&confirm(selected), &version::TLS13, security).await;
+            assert_eq!(found, Probe::Failed, "{selected} for {security:?}");
+        }
+        let (found, _) = probe(b"SSH-2.0-OpenSSH_9.2", &version::TLS13, Security::Tls).await;
+        assert_eq!(found, Probe::Failed, "no desktop at all");
+    }
+
+    fn confirm(selected: u8) -> [u8; CONFIRM_LEN] {
+        [3, 0, 0, 19, 14, 0xd0, 0, 0, 0x12, 0x34, 0, 2, 0, 8, 0, selected, 0, 0, 0]
+    }
 
     #[test]
     fn only_a_whole_negotiation_response_selects_a_protocol() {
-        let good = [3, 0, 0, 19, 14, 0xd0, 0, 0, 0x12, 0x34, 0, 2, 0, 8, 0, 1, 0, 0, 0];
+        let good = confirm(1);
         assert_eq!(selected_protocol(&good), Some(PROTOCOL_SSL));
         let mut standard = good;
         standard[15] = 0;
