@@ -11,6 +11,7 @@ use tegata_parts::ca::TestCa;
 use tegata_parts::colour::Colour;
 use tegata_parts::fake::FakeDesktop;
 use tegata_parts::screen::Screen;
+use tegata_parts::shadow::Shadow;
 use tegata_parts::xrdp::{Bare, Server, Xrdp};
 use tegata_tests::site::{Site, pool, rdp_pool};
 use tegata_tests::staff::echo;
@@ -66,6 +67,31 @@ fn two_people_work_on_two_machines_and_neither_sees_the_others_window() -> Resul
         let ours = shown.contains("xfreerdp") || shown.contains("tegata");
         assert!(!ours || !shown.contains(PASSWORD), "a password in an argument list: {shown}");
     }
+    Ok(())
+}
+
+#[test]
+fn a_desktop_that_asks_before_it_shows_anything_is_answered_for_its_person_only() -> Result<()> {
+    let desktops =
+        [Shadow::start(("sato", PASSWORD), SATO)?, Shadow::start(("sato", PASSWORD), SATO)?];
+    let addresses = desktops.each_ref().map(|desktop| loopback(desktop.port()));
+    let mut keiri = rdp_pool("keiri", "keiri", &addresses);
+    keiri["security"] = "nla".into();
+    let site = Site::builder().people(&EVERYBODY)?.pool(keiri).start()?;
+    site.api()?.wait_for_desktops("keiri", "ready", 2)?;
+
+    let screen = Screen::start(1024, 768)?;
+    let sato = site.device("sato", PASSWORD).on(&screen).start()?;
+    screen.wait_for_colour(CORNER.0, CORNER.1, SATO, wait::LIMIT)?;
+    assert!(sato.is_running());
+
+    // Tanaka may have a desktop of this pool, and has no account on it.
+    let screen = Screen::start(1024, 768)?;
+    let mut tanaka = site.device("tanaka", PASSWORD).on(&screen).start()?;
+    let told = tanaka.exit()?;
+    // This server declines by closing, without a word why.
+    assert!([20, 41].contains(&told), "{told}: {}", tanaka.log());
+    assert!(!screen.has_colour(SATO)?, "and is shown nothing of it");
     Ok(())
 }
 

@@ -15,6 +15,7 @@ mod package;
 pub mod port;
 pub mod process;
 pub mod screen;
+pub mod shadow;
 pub mod slapd;
 mod wait;
 pub mod xrdp;

@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 const PACKAGES: &[(&str, &str)] = &[
     ("Xvfb", "xvfb"),
     ("Xvnc", "tigervnc-standalone-server"),
+    ("freerdp-shadow-cli", "freerdp2-shadow-x11"),
     ("ldapmodify", "ldap-utils"),
     ("ldapsearch", "ldap-utils"),
     ("openbox", "openbox"),
@@ -20,6 +21,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("tigervncpasswd", "tigervnc-tools"),
     ("unshare", "util-linux"),
     ("nsenter", "util-linux"),
+    ("winpr-hash", "winpr-utils"),
     ("xdotool", "xdotool"),
     ("xfreerdp", "freerdp2-x11"),
     ("xrdp", "xrdp"),

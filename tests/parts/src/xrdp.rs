@@ -60,6 +60,13 @@ password=ask
     Ok(path)
 }
 
+/// Writes the program of a session, and returns its path.
+pub(crate) fn write_session(folder: &Path) -> Result<PathBuf> {
+    let path = folder.join("session");
+    write_program(&path, SESSION)?;
+    Ok(path)
+}
+
 fn write_program(path: &Path, text: &str) -> Result<()> {
     fs::write(path, text)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o755))?;

@@ -2,7 +2,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use super::{NEEDED, SESSION, write_program, write_xrdp_ini};
+use super::{NEEDED, write_session, write_xrdp_ini};
 use crate::{ca::IssuedCertificate, colour::Colour, folder::Folder, package, port, process::Child};
 
 /// xrdp before one X session that is there from the start and takes any account and password.
@@ -41,10 +41,9 @@ impl Bare {
         )?;
         let display = xvnc.ready(|| Ok(xvnc.output().strip_suffix('\n').map(str::to_owned)))?;
 
-        write_program(&path.join("session"), SESSION)?;
         let session = Child::spawn(
             "session",
-            Command::new(path.join("session"))
+            Command::new(write_session(path)?)
                 .arg(colour.to_string())
                 .env("DISPLAY", format!(":{display}"))
                 .env("HOME", path),

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use rustix::process::geteuid;
 
-use super::{NEEDED, SESSION, write_program, write_xrdp_ini};
+use super::{NEEDED, write_program, write_session, write_xrdp_ini};
 use crate::{
     ca::IssuedCertificate,
     colour::Colour,
@@ -176,7 +176,7 @@ impl Builder {
         let sesman_port = port::free_tcp()?;
         fs::write(path.join("sesman.ini"), sesman_ini(path, sesman_port)?)?;
         write_program(&path.join("machine"), MACHINE)?;
-        write_program(&path.join("session"), SESSION)?;
+        write_session(path)?;
         write_program(&path.join("window-manager"), &window_manager(path, &accounts))?;
         write_program(&path.join("occupancy-on-the-machine"), OCCUPANCY_SCRIPT)?;
 
