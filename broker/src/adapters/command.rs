@@ -2,16 +2,18 @@
 //!
 //! The program gets its arguments from a template and writes one JSON object,
 //! `{"logged_on": ["sato"]}`. Any exit but 0, more than 5 s, or anything else on
-//! its standard output means that it does not know.
+//! its standard output means that it does not know. One that is given up is ended
+//! with everything that it started.
 
 use std::collections::BTreeSet;
 use std::process::Stdio;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde::Deserialize;
 use tokio::io::AsyncReadExt;
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 use tokio::sync::Semaphore;
 
 use crate::ports::occupancy::{Occupancy, Unknown};
@@ -66,6 +68,25 @@ impl Template {
         command.args(words);
         command
     }
+
+    /// Tells whether the program is told an account.
+    fn names_account(&self) -> bool {
+        self.0.iter().any(|word| word.contains("{account}"))
+    }
+}
+
+/// A program that runs in a process group of its own, which ends with this.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Until it is waited for, its id can belong to no other group.
+        let group = self.0.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+        if let Some(group) = group {
+            // It may have ended by itself meanwhile.
+            let _ended = kill_process_group(group, Signal::KILL);
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -84,22 +105,24 @@ impl OccupancyCommand {
         let program = self.program.as_ref().ok_or(Unknown::CannotBeAsked)?;
         let _permit =
             self.running.acquire().await.map_err(|error| Unknown::Failed(error.into()))?;
-        let mut child = program
+        let child = program
             .command(target, action)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
+            .process_group(0)
             .kill_on_drop(true)
             .spawn()
             .map_err(|error| Unknown::Failed(error.into()))?;
-        let stdout = child.stdout.take();
+        let mut running = Running(child);
+        let stdout = running.0.stdout.take();
         let answered = async {
             let mut answer = Vec::new();
             if let Some(stdout) = stdout {
                 let read = stdout.take(ANSWER_MAX).read_to_end(&mut answer).await;
                 read.map_err(|error| Unknown::Failed(error.into()))?;
             }
-            let status = child.wait().await.map_err(|error| Unknown::Failed(error.into()))?;
+            let status = running.0.wait().await.map_err(|error| Unknown::Failed(error.into()))?;
             if status.success() { Ok(answer) } else { Err(Unknown::Ended(status)) }
         };
         tokio::time::timeout(COMMAND_LIMIT, answered).await.map_err(|_| Unknown::TimedOut)?
@@ -115,6 +138,11 @@ impl Occupancy for OccupancyCommand {
     }
 
     async fn log_off(&self, target: &OccupancyTarget) -> Result<(), Unknown> {
+        let named = target.account.as_ref().is_some_and(|account| !account.trim().is_empty());
+        if !named && self.program.as_ref().is_some_and(Template::names_account) {
+            // The program could take an empty argument for everybody.
+            return Err(Unknown::NobodyNamed);
+        }
         self.run(target, "log_off").await.map(drop)
     }
 }
@@ -156,5 +184,42 @@ mod tests {
         assert!(matches!(ask("exec sleep 30").await, Unknown::TimedOut));
         let none = OccupancyCommand::new(None).logged_on(&target()).await.unwrap_err();
         assert!(matches!(none, Unknown::CannotBeAsked));
+    }
+
+    #[tokio::test]
+    async fn what_a_program_started_ends_with_it_when_it_takes_too_long() {
+        let folder = tempfile::tempdir().unwrap();
+        let id = folder.path().join("id");
+        let script = format!("sleep 600 & echo $! > {} && wait", id.display());
+        let asked = shell(&script).logged_on(&target()).await;
+        assert!(matches!(asked, Err(Unknown::TimedOut)), "{asked:?}");
+
+        let id = std::fs::read_to_string(id).unwrap();
+        let status = format!("/proc/{}/stat", id.trim());
+        let gone = async {
+            // Whoever adopted it may not have waited for it yet.
+            while std::fs::read_to_string(&status).is_ok_and(|stat| !stat.contains(") Z ")) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), gone).await.expect("the sleeper has ended");
+    }
+
+    #[tokio::test]
+    async fn nobody_is_logged_off_without_a_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let ran = folder.path().join("ran");
+        let command = shell(&format!("touch {}", ran.display()));
+        for account in [None, Some(String::new()), Some(" ".to_owned())] {
+            let refused = command.log_off(&OccupancyTarget { account, ..target() }).await;
+            assert!(matches!(refused, Err(Unknown::NobodyNamed)), "{refused:?}");
+        }
+        assert!(!ran.exists());
+        command.log_off(&target()).await.unwrap();
+        assert!(ran.exists());
+
+        let words = ["sh", "-c", "true", "sh", "{desktop}"].map(str::to_owned);
+        let by_desktop = OccupancyCommand::new(Some(Template::new(words.into()).unwrap()));
+        by_desktop.log_off(&OccupancyTarget { account: None, ..target() }).await.unwrap();
     }
 }

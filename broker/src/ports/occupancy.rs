@@ -31,6 +31,9 @@ pub enum Unknown {
     /// No way to ask is configured.
     #[error("desktops cannot be asked at this site")]
     CannotBeAsked,
+    /// Whom to log off is not known, and the way to ask needs a name.
+    #[error("nobody is named who could be logged off")]
+    NobodyNamed,
     /// The way to ask could not be used.
     #[error("the occupancy command failed")]
     Failed(#[source] Box<dyn std::error::Error + Send + Sync>),
