@@ -172,6 +172,7 @@ fn check_config_names_every_fault_at_once_and_opens_nothing() -> Result<()> {
     let text = std::fs::read_to_string(&config)?
         .replace("issuer = \"tegata\"", "issuer = \"\"")
         .replace("format = \"plain\"", "format = \"loud\"")
+        .replace("filter = \"info\"", "filter = \"info,tegata_edge=loud\"")
         .replace("127.0.0.1:9464", "0.0.0.0:9464")
         .replace("ports = [3389]", "ports = [\"9-1\"]")
         .replace("bootstrap = \"pools.toml\"", "bootstrap = \"none.toml\"");
@@ -184,6 +185,7 @@ fn check_config_names_every_fault_at_once_and_opens_nothing() -> Result<()> {
     for key in [
         "issuer:",
         "log.format:",
+        "log.filter:",
         "operations.listen:",
         "targets[0].ports[0]:",
         "bootstrap:",

@@ -20,35 +20,54 @@ pub enum Format {
     Json,
 }
 
-/// Why there are no logs.
+/// Which events are written.
+///
+/// INVARIANT: [`EnvFilter`] understands the text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Filter(String);
+
+/// The text is not a filter.
 #[derive(Debug, thiserror::Error)]
-pub enum TelemetryError {
-    /// The filter is not one.
-    #[error("log filter is not understood")]
-    Filter(#[source] tracing_subscriber::filter::ParseError),
-    /// Logs were installed before.
-    #[error("logs are already installed")]
-    Installed(#[source] Box<dyn std::error::Error + Send + Sync>),
+#[error("is not a filter such as info,tegata_gateway=debug")]
+pub struct InvalidFilter(#[source] tracing_subscriber::filter::ParseError);
+
+impl Filter {
+    /// Reads a filter in the words of [`EnvFilter`], such as
+    /// `info,tegata_gateway=debug`.
+    ///
+    /// # Errors
+    ///
+    /// Refuses a text of which any part is not understood.
+    pub fn new(text: &str) -> Result<Self, InvalidFilter> {
+        EnvFilter::try_new(text).map_err(InvalidFilter)?;
+        Ok(Self(text.to_owned()))
+    }
+
+    fn events(&self) -> EnvFilter {
+        EnvFilter::try_new(&self.0).expect("the text was understood before")
+    }
 }
+
+/// Logs were installed before.
+#[derive(Debug, thiserror::Error)]
+#[error("logs are already installed")]
+pub struct AlreadyInstalled(#[source] Box<dyn std::error::Error + Send + Sync>);
 
 /// Sends the process's events, and its panics, to standard error.
 ///
-/// `filter` is in the words of [`EnvFilter`], such as `info,tegata_gateway=debug`.
-///
 /// # Errors
 ///
-/// Refuses a filter that is none, and a second call.
-pub fn install(format: Format, filter: &str) -> Result<(), TelemetryError> {
-    let filter = EnvFilter::try_new(filter).map_err(TelemetryError::Filter)?;
+/// Refuses a second call.
+pub fn install(format: Format, filter: &Filter) -> Result<(), AlreadyInstalled> {
     let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_env_filter(filter.events())
         .with_ansi(false)
         .with_writer(OneLine(io::stderr));
     match format {
         Format::Plain => subscriber.try_init(),
         Format::Json => subscriber.json().flatten_event(true).try_init(),
     }
-    .map_err(TelemetryError::Installed)?;
+    .map_err(AlreadyInstalled)?;
     std::panic::set_hook(Box::new(|panic| {
         let location = panic.location().map(ToString::to_string);
         let text = panic.payload_as_str().unwrap_or_default();
@@ -147,6 +166,16 @@ mod tests {
             let line = text.strip_suffix('\n').expect("a whole line");
             assert!(line.chars().all(is_harmless), "{format:?}: {line:?}");
             assert!(line.contains("佐藤"), "{format:?}: {line}");
+        }
+    }
+
+    #[test]
+    fn a_filter_is_understood_in_every_part_or_refused() {
+        for good in ["info", "warn,tegata_gateway=debug", "off", "info,[login]=trace"] {
+            assert!(Filter::new(good).is_ok(), "{good}");
+        }
+        for bad in ["info,tegata_gateway=loud", "a=b=c", "info,[login=debug"] {
+            assert!(Filter::new(bad).is_err(), "{bad}");
         }
     }
 

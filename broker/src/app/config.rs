@@ -12,7 +12,7 @@ use std::sync::Arc;
 use tegata_domain::pool::{Pool, RawPool};
 use tegata_edge::endpoint::Limits;
 use tegata_edge::network::{NetworkClass, NetworkClasses};
-use tegata_edge::telemetry::Format;
+use tegata_edge::telemetry::{Filter, Format};
 use tegata_edge::tls::{Party, RoleCertificate};
 use tegata_gateway::dial::{TargetPolicy, TargetRule};
 use tegata_proto::id::{GatewayId, RealmName};
@@ -40,7 +40,7 @@ pub struct Config {
     /// How logs are written.
     pub log_format: Format,
     /// Which logs are written.
-    pub log_filter: String,
+    pub log_filter: Filter,
     pub(super) broker_certificate: Arc<RoleCertificate>,
     pub(super) gateway_certificate: Arc<RoleCertificate>,
     pub(super) gateway: GatewayId,
@@ -180,6 +180,8 @@ impl Reader {
                 None
             }
         };
+        let log_filter = raw.log.filter.as_deref().unwrap_or("info");
+        let log_filter = self.keep("log.filter", Filter::new(log_filter));
         if !raw.operations.listen.ip().is_loopback() {
             self.fault("operations.listen", "is not a loopback address");
         }
@@ -220,7 +222,7 @@ impl Reader {
             minimum_agent: minimum_agent?,
             bootstrap,
             log_format: log_format?,
-            log_filter: raw.log.filter.unwrap_or_else(|| "info".to_owned()),
+            log_filter: log_filter?,
             broker_certificate: broker_certificate?,
             gateway_certificate: gateway_certificate?,
             gateway: gateway?,
