@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tegata_proto::frame::{self, Decoder, FrameError};
 use tokio::time::{Instant, timeout_at};
+use zeroize::Zeroizing;
 
 /// Why no frame was read or written. The peer is closed in each case.
 #[derive(Debug, thiserror::Error)]
@@ -90,21 +91,26 @@ impl fmt::Debug for FrameReader {
 }
 
 /// Writes frames to a stream.
-#[derive(Debug)]
+///
+/// INVARIANT: nothing follows a frame that has begun but the rest of it, so the
+/// peer never reads the head of one frame and the tail of another.
 pub struct FrameWriter {
     stream: quinn::SendStream,
+    /// What is left of a frame that has begun.
+    rest: Zeroizing<Vec<u8>>,
 }
 
 impl FrameWriter {
     /// Starts where the stream stands.
     pub fn new(stream: quinn::SendStream) -> Self {
-        Self { stream }
+        Self { stream, rest: Zeroizing::default() }
     }
 
     /// Writes a message as one frame and returns once quinn has taken all of it.
     ///
-    /// After an error, or when the future is dropped, the stream may end in the
-    /// middle of a frame and is of no more use.
+    /// When the deadline passes, or the future is dropped, the frame may have
+    /// begun; the next call then finishes it before it begins its own. A frame of
+    /// which nothing was taken is forgotten.
     ///
     /// # Errors
     ///
@@ -117,16 +123,35 @@ impl FrameWriter {
         deadline: Instant,
     ) -> Result<(), WireError> {
         let frame = frame::write(message, limit).map_err(WireError::Unsendable)?;
-        let written = timeout_at(deadline, self.stream.write_all(&frame)).await;
-        written.map_err(|_| WireError::TooSlow)?.map_err(|_| WireError::Closed)
+        let frame = Zeroizing::new(frame);
+        timeout_at(deadline, self.put(frame)).await.map_err(|_| WireError::TooSlow)?
     }
 
-    /// Ends the stream and waits until the peer has everything.
+    async fn put(&mut self, frame: Zeroizing<Vec<u8>>) -> Result<(), WireError> {
+        self.put_rest().await?;
+        // quinn takes nothing from a write that is dropped.
+        let taken = self.stream.write(&frame).await.map_err(|_| WireError::Closed)?;
+        self.rest = frame;
+        self.rest.drain(..taken);
+        self.put_rest().await
+    }
+
+    async fn put_rest(&mut self) -> Result<(), WireError> {
+        while !self.rest.is_empty() {
+            let taken = self.stream.write(&self.rest).await.map_err(|_| WireError::Closed)?;
+            self.rest.drain(..taken);
+        }
+        Ok(())
+    }
+
+    /// Ends the stream, after a frame that has begun, and waits until the peer has
+    /// everything.
     ///
     /// # Errors
     ///
     /// Ends when `deadline` passes, or the peer closes without having it all.
     pub async fn finish(mut self, deadline: Instant) -> Result<(), WireError> {
+        timeout_at(deadline, self.put_rest()).await.map_err(|_| WireError::TooSlow)??;
         self.stream.finish().map_err(|_| WireError::Closed)?;
         match timeout_at(deadline, self.stream.stopped()).await {
             Err(_) => Err(WireError::TooSlow),
@@ -138,5 +163,12 @@ impl FrameWriter {
     /// Gives the stream back, for raw bytes after the last frame.
     pub fn into_inner(self) -> quinn::SendStream {
         self.stream
+    }
+}
+
+impl fmt::Debug for FrameWriter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The rest may hold a ticket.
+        f.debug_struct("FrameWriter").field("stream", &self.stream.id()).finish_non_exhaustive()
     }
 }

@@ -8,7 +8,7 @@ use tegata_edge::Limits;
 use tegata_edge::wire::{FrameReader, FrameWriter, WireError};
 use tokio::time::Instant;
 
-use crate::house::{BAD_FRAME, FIRST, FRAME_LIMIT, House, Server, ask, within};
+use crate::house::{BAD_FRAME, FIRST, FRAME_LIMIT, House, LONG, Server, ask, within};
 
 async fn talk(house: &House, server: &Server) -> (Connection, SendStream, RecvStream) {
     let connection = house.visitor(&[FIRST]).connect(server.address).await;
@@ -118,4 +118,21 @@ async fn a_stream_that_ends_is_closed_even_in_the_middle_of_a_frame() {
         let answer = FrameReader::new(receive).read::<Value>(FRAME_LIMIT, soon()).await;
         assert!(matches!(answer, Err(WireError::Closed)), "{answer:?}");
     }
+}
+
+#[tokio::test]
+async fn a_frame_that_has_begun_is_finished_before_the_next() {
+    let house = House::new();
+    let server = house.open(Limits::default());
+    let (connection, send, receive) = talk(&house, &server).await;
+    let mut writer = FrameWriter::new(send);
+    let stumble = json!({ "say": "stumble" });
+    writer.write(&stumble, FRAME_LIMIT, soon()).await.unwrap();
+    // Nothing is read before the server has given up.
+    within(connection.accept_uni()).await.unwrap();
+    let mut answers = FrameReader::new(receive);
+    let long: Value = answers.read(2 * LONG, soon()).await.unwrap();
+    assert_eq!(long.as_str().map(str::len), Some(LONG), "the frame that had begun is whole");
+    let next: Value = answers.read(2 * LONG, soon()).await.unwrap();
+    assert_eq!(next, stumble, "one that had not begun is forgotten");
 }

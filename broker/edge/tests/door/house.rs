@@ -32,6 +32,8 @@ pub(crate) const FIRST: &[u8] = b"test-first/1";
 pub(crate) const SECOND: &[u8] = b"test-second/1";
 /// Longest frame that the server takes, in bytes.
 pub(crate) const FRAME_LIMIT: usize = 256;
+/// Length of what no visitor takes without reading, in bytes.
+pub(crate) const LONG: usize = 8 * 1024 * 1024;
 /// The server's close after a bad frame.
 pub(crate) const BAD_FRAME: VarInt = VarInt::from_u32(21);
 /// The server's close when it drains.
@@ -253,6 +255,10 @@ async fn converse(
                 deaf.store(true, Ordering::Relaxed);
                 word
             }
+            Ok(word) if word["say"] == "stumble" => {
+                stumble(link, &mut writer).await;
+                word
+            }
             Ok(word) if word["say"] == "exporter" => json!(link.exporter),
             Ok(word) if word["say"] == "remote" => json!(link.remote.to_string()),
             Ok(word) => word,
@@ -263,6 +269,18 @@ async fn converse(
             return;
         }
     }
+}
+
+/// Gives up in the middle of a long frame and before a short one, and tells the
+/// visitor so on a stream of its own.
+async fn stumble(link: &Link, writer: &mut FrameWriter) {
+    for word in [json!("x".repeat(LONG)), json!("forgotten")] {
+        let soon = Instant::now() + Duration::from_millis(100);
+        let given_up = writer.write(&word, 2 * LONG, soon).await;
+        assert!(matches!(given_up, Err(WireError::TooSlow)), "{given_up:?}");
+    }
+    let mut told = link.connection.open_uni().await.expect("a stream");
+    told.write_all(b"!").await.expect("told");
 }
 
 /// A client.
