@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -28,6 +28,7 @@ pub struct Builder {
     occupancy: Option<PathBuf>,
     targets: String,
     ldap_ca: Option<PathBuf>,
+    address: IpAddr,
 }
 
 /// A running site.
@@ -108,6 +109,12 @@ impl Builder {
         self
     }
 
+    /// Listens at this address instead of 127.0.0.1.
+    pub fn at(mut self, address: IpAddr) -> Self {
+        self.address = address;
+        self
+    }
+
     /// Sets up the folder and starts the broker.
     ///
     /// # Errors
@@ -115,7 +122,7 @@ impl Builder {
     /// When the broker does not become ready.
     pub fn start(self) -> Result<Site> {
         let folder = tempfile::Builder::new().prefix("tegata-site-").tempdir()?;
-        let listen = SocketAddr::from(([127, 0, 0, 1], port::free_udp()?));
+        let listen = SocketAddr::new(self.address, port::free_udp()?);
         let operations = SocketAddr::from(([127, 0, 0, 1], port::free_tcp()?));
         let site = folder.path().join("site");
         let init =
@@ -176,6 +183,7 @@ impl Site {
             targets: "[[targets]]\nprefixes = [\"127.0.0.0/8\"]\nports = [\"1024-65535\"]\n"
                 .to_owned(),
             ldap_ca: None,
+            address: Ipv4Addr::LOCALHOST.into(),
         }
     }
 

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 
 use anyhow::Result;
 use tegata_parts::ca::TestCa;
@@ -52,6 +52,22 @@ fn sato_logs_in_over_ldaps_and_over_start_tls() -> Result<()> {
         let user = format!("honsho/{}", slapd.entry_uuid("sato")?);
         assert_eq!(sessions[0]["user"], user, "the directory's own id");
     }
+    Ok(())
+}
+
+#[test]
+fn sato_reaches_a_broker_by_its_ipv6_address() -> Result<()> {
+    let desktop = FakeDesktop::echo(b"")?;
+    let site = Site::builder()
+        .people(&[("sato", PASSWORD, &["keiri"])])?
+        .pool(pool("keiri", "keiri", &[desktop.address()]))
+        .at(Ipv6Addr::LOCALHOST.into())
+        .start()?;
+    site.api()?.wait_for_desktops("keiri", "ready", 1)?;
+    assert!(site.listen().to_string().starts_with("[::1]:"), "as --server is given");
+    let mut sato = site.login("sato", PASSWORD)?;
+    echo(&mut sato.desktop()?, "there and back")?;
+    assert_eq!(sato.exit()?, 50);
     Ok(())
 }
 

@@ -71,21 +71,14 @@ impl LdapDirectory {
     /// Refuses a configuration without servers, or with limits of zero.
     pub fn new(config: LdapConfig) -> Result<Self, InvalidSetting> {
         config.check()?;
-        let tls = config.trust.client_config();
-        let servers: Arc<[Server]> = config.servers.iter().cloned().map(Server::new).collect();
+        let server = |url: &ServerUrl| Server::new(url.clone(), &config.trust);
+        let servers: Arc<[Server]> = config.servers.iter().map(server).collect();
         let service = Login {
             dn: config.service_dn.as_str().to_owned(),
             password: config.service_password.clone(),
         };
-        let pool = |login| {
-            Pool::new(
-                config.realm.clone(),
-                Arc::clone(&servers),
-                Arc::clone(&tls),
-                login,
-                config.limits,
-            )
-        };
+        let pool =
+            |login| Pool::new(config.realm.clone(), Arc::clone(&servers), login, config.limits);
         let (searches, binds) = (pool(Some(service)), pool(None));
         Ok(Self { config, searches, binds })
     }

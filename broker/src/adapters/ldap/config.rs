@@ -2,6 +2,7 @@
 //! when it is made.
 
 use std::fmt;
+use std::net::{Ipv6Addr, SocketAddrV6};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -97,12 +98,22 @@ impl Default for LdapLimits {
 /// A server: `ldaps://HOST[:636]`, or `ldap://HOST[:389]`, which is raised to
 /// TLS by `StartTLS` before anything else is said. Nothing is ever sent in clear.
 ///
-/// The certificate has to be for that host: a DNS name, or an IPv4 address.
+/// The certificate has to be for that host: a DNS name, or an address, an IPv6
+/// address in brackets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerUrl {
     start_tls: bool,
-    host: String,
+    host: Host,
     port: u16,
+}
+
+/// A server's host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Host {
+    /// A DNS name or an IPv4 address, in lower case.
+    Named(String),
+    /// An IPv6 address.
+    V6(Ipv6Addr),
 }
 
 impl ServerUrl {
@@ -110,7 +121,7 @@ impl ServerUrl {
     ///
     /// # Errors
     ///
-    /// Refuses other schemes, credentials, paths and IPv6 literals.
+    /// Refuses other schemes, credentials and paths.
     pub fn new(text: &str) -> Result<Self, InvalidSetting> {
         const FORM: InvalidSetting =
             InvalidSetting("a server is ldaps://HOST[:PORT] or ldap://HOST[:PORT]");
@@ -120,17 +131,39 @@ impl ServerUrl {
             _ => return Err(FORM),
         };
         let rest = rest.strip_suffix('/').unwrap_or(rest);
-        let (host, port) = match rest.split_once(':') {
-            Some((host, port)) => (host, port.parse().map_err(|_| FORM)?),
-            None => (rest, default_port),
+        let bracketed = rest.strip_prefix('[').and_then(|rest| rest.split_once(']'));
+        let (host, port) = if let Some((address, port)) = bracketed {
+            (Host::V6(address.parse().map_err(|_| FORM)?), port)
+        } else {
+            let (host, port) = rest.split_at(rest.find(':').unwrap_or(rest.len()));
+            (Host::named(host).ok_or(FORM)?, port)
         };
-        let is_host = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-');
-        if port == 0 || !host.bytes().all(is_host) {
+        let port = match port.strip_prefix(':') {
+            Some(port) => port.parse().map_err(|_| FORM)?,
+            None if port.is_empty() => default_port,
+            None => return Err(FORM),
+        };
+        if port == 0 {
             return Err(FORM);
         }
-        let name = rustls_pki_types::ServerName::try_from(host).map_err(|_| FORM)?;
-        let host = name.to_str().to_ascii_lowercase();
         Ok(Self { start_tls, host, port })
+    }
+
+    /// Returns the address, where the host is an IPv6 one.
+    pub(super) fn ipv6(&self) -> Option<SocketAddrV6> {
+        match &self.host {
+            Host::V6(address) => Some(SocketAddrV6::new(*address, self.port, 0, 0)),
+            Host::Named(_) => None,
+        }
+    }
+
+    /// Returns the same place under a host name that is none, for a library that
+    /// has no words for an IPv6 address and is handed the connection.
+    pub(super) fn without_address(&self) -> Self {
+        match &self.host {
+            Host::V6(_) => Self { host: Host::Named(NO_HOST.to_owned()), ..self.clone() },
+            Host::Named(_) => self.clone(),
+        }
     }
 
     pub(super) fn start_tls(&self) -> bool {
@@ -138,10 +171,25 @@ impl ServerUrl {
     }
 }
 
+/// Never resolved (RFC 6761 section 6.4).
+const NO_HOST: &str = "address.invalid";
+
+impl Host {
+    fn named(text: &str) -> Option<Self> {
+        let is_host = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-');
+        let name = rustls_pki_types::ServerName::try_from(text).ok()?;
+        let plain = text.bytes().all(is_host);
+        plain.then(|| Self::Named(name.to_str().to_ascii_lowercase()))
+    }
+}
+
 impl fmt::Display for ServerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = if self.start_tls { "ldap" } else { "ldaps" };
-        write!(f, "{scheme}://{}:{}", self.host, self.port)
+        match &self.host {
+            Host::Named(name) => write!(f, "{scheme}://{name}:{}", self.port),
+            Host::V6(address) => write!(f, "{scheme}://[{address}]:{}", self.port),
+        }
     }
 }
 
@@ -327,6 +375,8 @@ mod tests {
         assert_eq!(url("ldaps://ldap.honsho.lan"), Ok("ldaps://ldap.honsho.lan:636".to_owned()));
         assert_eq!(url("ldap://DC1:1389/"), Ok("ldap://dc1:1389".to_owned()));
         assert_eq!(url("ldaps://192.0.2.7:636"), Ok("ldaps://192.0.2.7:636".to_owned()));
+        assert_eq!(url("ldaps://[2001:DB8::7]"), Ok("ldaps://[2001:db8::7]:636".to_owned()));
+        assert_eq!(url("ldap://[::1]:1389/"), Ok("ldap://[::1]:1389".to_owned()));
         for bad in [
             "ldap.honsho.lan",
             "http://x",
@@ -336,7 +386,13 @@ mod tests {
             "ldaps://x:70000",
             "ldaps://u@x",
             "ldaps://x/dc=x",
-            "ldaps://[::1]",
+            "ldaps://::1",
+            "ldaps://[::1",
+            "ldaps://[::1]636",
+            "ldaps://[::1]:0",
+            "ldaps://[::1]:",
+            "ldaps://[192.0.2.7]",
+            "ldaps://[fe80::1%eth0]",
             "ldaps://x y",
         ] {
             assert!(url(bad).is_err(), "{bad}");

@@ -17,9 +17,11 @@ use std::time::Duration;
 
 use ldap3::controls::RawControl;
 use ldap3::{
-    Ldap, LdapConnAsync, LdapConnSettings, LdapError, LdapResult, Scope, SearchEntry, SearchOptions,
+    Ldap, LdapConnAsync, LdapConnSettings, LdapError, LdapResult, Scope, SearchEntry,
+    SearchOptions, StdStream,
 };
 use rustls::ClientConfig;
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -131,9 +133,14 @@ impl Connection {
         tls: Arc<ClientConfig>,
         limit: Duration,
     ) -> Result<Self, Failure> {
-        let settings = LdapConnSettings::new().set_config(tls).set_starttls(server.start_tls());
-        let url = server.to_string();
+        let mut settings = LdapConnSettings::new().set_config(tls).set_starttls(server.start_tls());
+        let (address, url) = (server.ipv6(), server.without_address().to_string());
         contained(limit, async move {
+            // The library takes no IPv6 address for a host.
+            if let Some(address) = address {
+                let stream = TcpStream::connect(address).await?.into_std()?;
+                settings = settings.set_std_stream(StdStream::Tcp(stream));
+            }
             let (connection, ldap) = LdapConnAsync::with_settings(settings, &url).await?;
             Ok(Self { ldap, driver: Some(Box::pin(connection.drive())) })
         })

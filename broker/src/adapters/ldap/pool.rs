@@ -18,6 +18,7 @@ use tokio::time::{Instant, timeout};
 use super::answer::{Code, SUCCESS};
 use super::config::{LdapLimits, ServerUrl};
 use super::connection::{Answer, Connection, Failure, Search};
+use super::trust::Trust;
 use super::{Misfit, failed, within};
 use crate::ports::directory::{DirectoryError, NonEmptyPassword};
 
@@ -31,12 +32,14 @@ const IDLE_MAX: Duration = Duration::from_mins(1);
 /// A server and how it does, shared by the pools of a realm.
 pub(super) struct Server {
     url: ServerUrl,
+    tls: Arc<ClientConfig>,
     resting_until: Mutex<Option<Instant>>,
 }
 
 impl Server {
-    pub(super) fn new(url: ServerUrl) -> Self {
-        Self { url, resting_until: Mutex::new(None) }
+    pub(super) fn new(url: ServerUrl, trust: &Trust) -> Self {
+        let tls = trust.client_config(url.ipv6().map(|address| *address.ip()));
+        Self { url, tls, resting_until: Mutex::new(None) }
     }
 
     /// Tells whether the caller may try this server. After a rest that is one
@@ -78,7 +81,6 @@ struct AllResting;
 pub(super) struct Pool {
     realm: RealmName,
     servers: Arc<[Server]>,
-    tls: Arc<ClientConfig>,
     login: Option<Login>,
     limits: LdapLimits,
     /// Those using a connection.
@@ -103,7 +105,6 @@ impl Pool {
     pub(super) fn new(
         realm: RealmName,
         servers: Arc<[Server]>,
-        tls: Arc<ClientConfig>,
         login: Option<Login>,
         limits: LdapLimits,
     ) -> Self {
@@ -112,7 +113,6 @@ impl Pool {
         Self {
             realm,
             servers,
-            tls,
             login,
             limits,
             users: Semaphore::new(connections),
@@ -185,7 +185,7 @@ impl Pool {
                     return Ok(Line { pool: self, permits, server: n, connection, used: true });
                 }
             }
-            match self.open(&server.url, deadline).await {
+            match self.open(server, deadline).await {
                 Ok(connection) => {
                     server.answered();
                     return Ok(Line { pool: self, permits, server: n, connection, used: false });
@@ -196,10 +196,10 @@ impl Pool {
         Err(last.unwrap_or_else(|| self.all_resting()))
     }
 
-    async fn open(&self, url: &ServerUrl, deadline: Instant) -> Result<Connection, Failure> {
+    async fn open(&self, server: &Server, deadline: Instant) -> Result<Connection, Failure> {
         let limit = within(self.limits.connect, deadline);
         let opened = Instant::now();
-        let connection = Connection::open(url, Arc::clone(&self.tls), limit).await?;
+        let connection = Connection::open(&server.url, Arc::clone(&server.tls), limit).await?;
         let Some(login) = &self.login else { return Ok(connection) };
         let limit = limit.saturating_sub(opened.elapsed());
         let (connection, result) = connection.bind(&login.dn, &login.password, limit).await?;

@@ -1,7 +1,7 @@
 //! A server that speaks just enough LDAP to misbehave: it counts what reaches
 //! it, and answers by a script.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -88,7 +88,12 @@ impl Fake {
 
     /// Starts with a certificate of the test's choice.
     pub(super) async fn with(certificate: IssuedCertificate, script: Script) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
+        Self::at(Ipv4Addr::LOCALHOST.into(), certificate, script).await
+    }
+
+    /// Starts at this address.
+    pub(super) async fn at(ip: IpAddr, certificate: IssuedCertificate, script: Script) -> Self {
+        let listener = TcpListener::bind((ip, 0)).await.expect("a port");
         let port = listener.local_addr().expect("an address").port();
         let seen = Arc::new(Seen::default());
         let (tls, counts) = (script.tls, Arc::clone(&seen));

@@ -1,5 +1,7 @@
 //! Servers that are down, slow, strangers, or lie.
 
+use std::net::Ipv6Addr;
+
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -43,6 +45,37 @@ async fn a_certificate_for_another_host_is_refused() {
     let error = directory(to(&fake, &ca)).find(&name("sato")).await.expect_err("not trusted");
     assert!(matches!(error, DirectoryError::Untrusted { .. }), "{error:?}");
     assert_eq!(fake.searches(), 0);
+}
+
+#[tokio::test]
+async fn a_server_is_reached_and_verified_by_its_ipv6_address() {
+    let office = open();
+    let port = |url: String| url.rsplit_once(':').expect("a port").1.to_owned();
+    let (ldaps, ldap) = (port(office.slapd.ldaps_url()), port(office.slapd.ldap_url()));
+    let urls = [format!("ldaps://[::1]:{ldaps}"), format!("ldap://[::1]:{ldap}")];
+    for url in &urls {
+        let directory = directory(config(std::slice::from_ref(url), &office.ca.certificate()));
+        person(&directory, "sato").await;
+    }
+    let stranger = authority();
+    for url in urls {
+        let directory = directory(config(&[url], &stranger.certificate()));
+        let error = directory.find(&name("sato")).await.expect_err("not trusted");
+        assert!(matches!(error, DirectoryError::Untrusted { .. }), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_without_the_ipv6_address_is_refused() {
+    let ca = authority();
+    let elsewhere =
+        ca.issue(&["localhost", "127.0.0.1", "address.invalid"]).expect("a certificate");
+    let fake = Fake::at(Ipv6Addr::LOCALHOST.into(), elsewhere, Script::default()).await;
+    let url = fake.url().replace("localhost", "[::1]");
+    let directory = directory(config(&[url], &ca.certificate()));
+    let error = directory.find(&name("sato")).await.expect_err("not trusted");
+    assert!(matches!(error, DirectoryError::Untrusted { .. }), "{error:?}");
+    assert_eq!((fake.connections(), fake.searches()), (1, 0));
 }
 
 #[tokio::test]
