@@ -85,7 +85,7 @@ impl Passes {
             };
             let due = due.into_iter().filter(|followup| match followup {
                 Followup::AskOccupancy(target) => first((target.desktop, false)),
-                Followup::LogOff(target) => first((target.desktop, true)),
+                Followup::LogOff(log_off) => first((log_off.target.desktop, true)),
                 Followup::CloseLinks { .. } | Followup::Freed(_) => true,
             });
             self.followups.carry_out(due.collect()).await;

@@ -14,7 +14,6 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use serde::Deserialize;
 use tokio::io::AsyncReadExt;
 use tokio::process::{Child, Command};
-use tokio::sync::Semaphore;
 
 use crate::ports::occupancy::{Occupancy, Unknown};
 use crate::ports::store::OccupancyTarget;
@@ -22,16 +21,12 @@ use crate::ports::store::OccupancyTarget;
 /// How long the program may take.
 pub const COMMAND_LIMIT: Duration = Duration::from_secs(5);
 
-/// Most programs at once.
-pub const COMMANDS_MAX: usize = 8;
-
 /// Longest answer, in bytes.
 pub const ANSWER_MAX: u64 = 64 * 1024;
 
-/// Runs the site's program.
+/// Runs the site's program. How many run at once is for those who ask to limit.
 pub struct OccupancyCommand {
     program: Option<Template>,
-    running: Semaphore,
 }
 
 /// The program and its arguments, in which `{desktop}`, `{address}`, `{account}`
@@ -98,13 +93,11 @@ impl OccupancyCommand {
     /// Uses this program, or none: every answer is then that desktops cannot be
     /// asked.
     pub fn new(program: Option<Template>) -> Self {
-        Self { program, running: Semaphore::new(COMMANDS_MAX) }
+        Self { program }
     }
 
     async fn run(&self, target: &OccupancyTarget, action: &str) -> Result<Vec<u8>, Unknown> {
         let program = self.program.as_ref().ok_or(Unknown::CannotBeAsked)?;
-        let _permit =
-            self.running.acquire().await.map_err(|error| Unknown::Failed(error.into()))?;
         let child = program
             .command(target, action)
             .stdin(Stdio::null())

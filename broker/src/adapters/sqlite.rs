@@ -52,8 +52,8 @@ use self::events::{Due, Recover};
 use self::writer::{Command, Commands};
 use crate::ports::store::{
     Assign, AssignError, Assigned, AuditRecord, Census, DesktopRecord, EventError, Followup,
-    PoolChange, PoolStanding, ProbeTarget, PutPool, PutPoolError, Redeem, RedeemError, Redeemed,
-    SessionEvent, SessionRecord, Store, StoreError,
+    LogOff, PoolChange, PoolStanding, ProbeTarget, PutPool, PutPoolError, Redeem, RedeemError,
+    Redeemed, SessionEvent, SessionRecord, Store, StoreError,
 };
 
 /// How many connections read at once.
@@ -222,6 +222,10 @@ impl Store for SqliteStore {
 
     async fn due(&self, now: Timestamp, limit: u32) -> Result<Vec<Followup>, StoreError> {
         self.commands.send(Due { now, limit }).await
+    }
+
+    async fn is_log_off_due(&self, log_off: &LogOff) -> Result<bool, StoreError> {
+        read::is_log_off_due(&self.readers, log_off).await
     }
 
     async fn to_probe(&self, now: Timestamp, limit: u32) -> Result<Vec<ProbeTarget>, StoreError> {

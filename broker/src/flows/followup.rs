@@ -11,16 +11,24 @@ use tegata_domain::session::Event;
 use tegata_edge::supervisor::Tasks;
 use tegata_gateway::sessions::Sessions;
 use tegata_proto::id::DesktopId;
-use tracing::{debug, warn};
+use tokio::sync::Semaphore;
+use tracing::{debug, info, warn};
 
 use crate::flows::waiting::WaitingRooms;
 use crate::ports::clock::Clock;
 use crate::ports::occupancy::Occupancy;
-use crate::ports::store::{Actor, Followup, OccupancyTarget, SessionEvent, Store};
+use crate::ports::store::{Actor, Followup, LogOff, OccupancyTarget, SessionEvent, Store};
 
 /// How many times what was carried out may lead to more. An end that is
 /// confirmed may free a desktop; nothing is known to lead further.
 const ROUNDS_MAX: usize = 8;
+
+/// Most desktops that are asked or logged off at once.
+pub const ASKED_AT_ONCE: usize = 8;
+
+/// Most questions that are being asked or wait for their turn; a pass asks again
+/// what did not get in.
+pub const QUESTIONS_MAX: usize = 256;
 
 /// Carries out what the store asks for.
 #[derive(Clone)]
@@ -44,9 +52,13 @@ pub struct Followups {
 /// The questions to desktops that have no answer yet. Clones share one list.
 ///
 /// INVARIANT: each desktop stands here at most once for each kind of question,
-/// so a site's program that never ends in time leaves no growing line behind it.
-#[derive(Clone, Default)]
-pub struct Asking(Arc<Mutex<HashSet<(DesktopId, bool)>>>);
+/// and [`QUESTIONS_MAX`] of them at most, so a site's program that never ends in
+/// time leaves no growing line behind it.
+#[derive(Clone)]
+pub struct Asking {
+    list: Arc<Mutex<HashSet<(DesktopId, bool)>>>,
+    turns: Arc<Semaphore>,
+}
 
 /// One question; dropping it takes it off the list.
 struct Question {
@@ -89,8 +101,8 @@ impl Followups {
                     }
                 }
                 Followup::Freed(pool) => self.rooms.freed(&pool),
-                Followup::AskOccupancy(target) => self.ask(target, false),
-                Followup::LogOff(target) => self.ask(target, true),
+                Followup::AskOccupancy(target) => self.ask(target, None),
+                Followup::LogOff(log_off) => self.ask(log_off.target.clone(), Some(log_off)),
             }
         }
         led_to
@@ -99,13 +111,17 @@ impl Followups {
     /// Asks a desktop who is logged on, after logging its holder off if wanted.
     ///
     /// Not while the same is being asked: a pass asks again.
-    fn ask(&self, target: OccupancyTarget, log_off: bool) {
-        let Some(question) = self.asking.begin((target.desktop, log_off)) else { return };
+    fn ask(&self, target: OccupancyTarget, log_off: Option<LogOff>) {
+        let what = (target.desktop, log_off.is_some());
+        let Some(question) = self.asking.begin(what) else { return };
         let this = self.clone();
         self.tasks.spawn("occupancy", async move {
             let _until_answered = question;
-            if log_off && let Err(error) = this.occupancy.log_off(&target).await {
-                warn!(desktop = %target.name, error = &error as &dyn std::error::Error, "Not logged off");
+            let Ok(_turn) = this.asking.turns.acquire().await else { return };
+            if let Some(log_off) = log_off
+                && !this.log_off(&log_off).await
+            {
+                return;
             }
             let asked = this.clock.now();
             let logged_on = match this.occupancy.logged_on(&target).await {
@@ -131,14 +147,47 @@ impl Followups {
     }
 }
 
+impl Followups {
+    /// Logs a desktop's holder off, if that is still due after the wait for a
+    /// turn; tells whether it was.
+    async fn log_off(&self, log_off: &LogOff) -> bool {
+        let target = &log_off.target;
+        match self.store.is_log_off_due(log_off).await {
+            Ok(true) => {}
+            Ok(false) => {
+                info!(desktop = %target.name, "Log-off is due no longer");
+                return false;
+            }
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                warn!(desktop = %target.name, error, "Not known whether a log-off is due");
+                return false;
+            }
+        }
+        if let Err(error) = self.occupancy.log_off(target).await {
+            let error = &error as &dyn std::error::Error;
+            warn!(desktop = %target.name, error, "Not logged off");
+        }
+        true
+    }
+}
+
+impl Default for Asking {
+    fn default() -> Self {
+        Self { list: Arc::default(), turns: Arc::new(Semaphore::new(ASKED_AT_ONCE)) }
+    }
+}
+
 impl Asking {
     fn begin(&self, what: (DesktopId, bool)) -> Option<Question> {
-        self.list().insert(what).then(|| Question { asking: self.clone(), what })
+        let mut list = self.list();
+        let begins = list.len() < QUESTIONS_MAX && list.insert(what);
+        begins.then(|| Question { asking: self.clone(), what })
     }
 
     fn list(&self) -> MutexGuard<'_, HashSet<(DesktopId, bool)>> {
         // Each change is whole, so a poisoned lock hides nothing.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.list.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -2,28 +2,29 @@
 
 use std::collections::BTreeSet;
 use std::future::pending;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
-use tegata_domain::session::State;
+use tegata_domain::session::{Event, State};
 use tegata_domain::time::Timestamp;
 use tegata_edge::supervisor::Tasks;
 use tegata_gateway::sessions::Sessions;
 use tegata_proto::code::Code;
-use tegata_proto::id::SessionId;
+use tegata_proto::id::{Epoch, SeatName, SessionId};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::followup::{Asking, Followups};
+use super::followup::{ASKED_AT_ONCE, Asking, Followups};
 use super::waiting::WaitingRooms;
 use crate::adapters::sqlite::tests::Folder;
 use crate::ports::clock::Clock;
 use crate::ports::occupancy::{Occupancy, Unknown};
-use crate::ports::store::contract::Office;
-use crate::ports::store::{Followup, OccupancyTarget};
+use crate::ports::store::contract::{GRACE, Office};
+use crate::ports::store::{DesktopRecord, Followup, LogOff, OccupancyTarget};
 
 /// Far longer than anything here takes.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
@@ -48,6 +49,26 @@ impl Occupancy for Deaf {
 
     async fn log_off(&self, _target: &OccupancyTarget) -> Result<(), Unknown> {
         pending().await
+    }
+}
+
+/// Desktops that answer only when let, each question once, and say that
+/// nobody is logged on.
+struct Slow {
+    may_answer: Semaphore,
+    logged_off: Mutex<Vec<SeatName>>,
+}
+
+#[async_trait]
+impl Occupancy for Slow {
+    async fn logged_on(&self, _target: &OccupancyTarget) -> Result<BTreeSet<String>, Unknown> {
+        self.may_answer.acquire().await.unwrap().forget();
+        Ok(BTreeSet::new())
+    }
+
+    async fn log_off(&self, target: &OccupancyTarget) -> Result<(), Unknown> {
+        self.logged_off.lock().unwrap().push(target.name.clone());
+        Ok(())
     }
 }
 
@@ -76,7 +97,8 @@ async fn a_desktop_that_never_answers_is_not_asked_again_meanwhile() {
         account: None,
     };
     for _ in 0..100 {
-        let both = vec![Followup::AskOccupancy(target.clone()), Followup::LogOff(target.clone())];
+        let log_off = LogOff { target: target.clone(), epoch: Epoch(1), since: office.now };
+        let both = vec![Followup::AskOccupancy(target.clone()), Followup::LogOff(log_off)];
         followups.carry_out(both).await;
     }
     assert_eq!(followups.tasks.len(), 2, "one question and one log-off");
@@ -106,4 +128,38 @@ async fn all_of_many_follow_ups_are_carried_out() {
 
     assert!(matches!(office.state(login.sid).await, State::Detached { .. }));
     timeout(PATIENCE, moved).await.expect("whoever waits is woken");
+}
+
+#[tokio::test]
+async fn whoever_comes_back_while_a_log_off_waits_for_its_turn_stays_logged_on() {
+    for comes_back in [true, false] {
+        let mut office =
+            Office::<Folder>::with_desktops(1 + u16::try_from(ASKED_AT_ONCE).unwrap()).await;
+        let sato = office.work("sato").await;
+        office.tell(sato.sid, Event::LoggedOff).await.unwrap();
+        office.wait(GRACE);
+        let log_off = office.store().due(office.now, 1).await.unwrap();
+        assert!(matches!(log_off[..], [Followup::LogOff(_)]), "{log_off:?}");
+
+        let slow = Arc::new(Slow { may_answer: Semaphore::new(0), logged_off: Mutex::default() });
+        let followups = Followups { occupancy: slow.clone(), ..followups(&office) };
+        let others = office.desktops(&"keiri".parse().unwrap()).await;
+        let others = others.into_iter().filter(|record| record.name != sato.assigned.name);
+        let ask = |record: DesktopRecord| {
+            let DesktopRecord { id: desktop, name, address, .. } = record;
+            Followup::AskOccupancy(OccupancyTarget { desktop, name, address, account: None })
+        };
+        followups.carry_out(others.map(ask).collect()).await;
+        followups.carry_out(log_off).await;
+        assert_eq!(followups.tasks.len(), 1 + ASKED_AT_ONCE);
+
+        if comes_back {
+            office.login("sato").await.unwrap();
+        }
+        slow.may_answer.add_permits(1 + ASKED_AT_ONCE);
+        followups.tasks.end(tokio::time::Instant::now() + PATIENCE).await;
+        let logged_off = slow.logged_off.lock().unwrap().clone();
+        let wanted = if comes_back { vec![] } else { vec![sato.assigned.name] };
+        assert_eq!(logged_off, wanted);
+    }
 }

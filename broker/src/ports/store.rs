@@ -121,6 +121,11 @@ pub trait Store: Send + Sync + 'static {
     /// `limit` of each; who is left out comes in a later pass.
     async fn due(&self, now: Timestamp, limit: u32) -> Result<Vec<Followup>, StoreError>;
 
+    /// Tells whether a log-off is still due: the desktop is being recycled, by the
+    /// same account, at the same epoch and since the same moment as when it was
+    /// decided. False once its holder has come back.
+    async fn is_log_off_due(&self, log_off: &LogOff) -> Result<bool, StoreError>;
+
     /// Lists the desktops that are due for a probe, those never probed first, then
     /// by age: after [`PROBE_SOON`] where one is not ready and could become so,
     /// after [`PROBE_LATER`] otherwise. At most `limit`.
@@ -454,8 +459,9 @@ pub enum Followup {
     },
     /// The desktop is asked who is logged on, then [`Store::observed`].
     AskOccupancy(OccupancyTarget),
-    /// The desktop's holder is logged off there, then asked as above.
-    LogOff(OccupancyTarget),
+    /// The desktop's holder is logged off there, unless that is due no longer
+    /// ([`Store::is_log_off_due`]), then asked as above.
+    LogOff(LogOff),
     /// A desktop of the pool became free.
     Freed(PoolName),
 }
@@ -471,6 +477,17 @@ pub struct OccupancyTarget {
     pub address: SocketAddr,
     /// The account of interest.
     pub account: Option<String>,
+}
+
+/// A log-off that was decided, and for which recycling.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogOff {
+    /// Where, and whom.
+    pub target: OccupancyTarget,
+    /// The epoch of the assignment that is over.
+    pub epoch: Epoch,
+    /// Since when the desktop is being recycled.
+    pub since: Timestamp,
 }
 
 /// A desktop that is to be probed.

@@ -18,7 +18,7 @@ use uuid::Uuid;
 use super::batch::Batch;
 use super::row::{self, Columns};
 use crate::ports::store::{
-    Actor, AuditRecord, DesktopRecord, Followup, OccupancyTarget, StoreError, action,
+    Actor, AuditRecord, DesktopRecord, Followup, LogOff, OccupancyTarget, StoreError, action,
 };
 
 /// The columns that [`Loaded`] reads, of `d`, `p` and `s`.
@@ -111,7 +111,10 @@ impl Loaded {
                 // A log-off is asked about by itself.
                 Effect::AskOccupancy if logs_off => continue,
                 Effect::AskOccupancy => Followup::AskOccupancy(self.target()),
-                Effect::LogOff => Followup::LogOff(self.target()),
+                Effect::LogOff => match self.log_off() {
+                    Some(due) => Followup::LogOff(due),
+                    None => continue,
+                },
                 Effect::Freed => Followup::Freed(self.record.pool.clone()),
                 Effect::Remove => {
                     self.removed = true;
@@ -132,6 +135,20 @@ impl Loaded {
             name: self.record.name.clone(),
             address: self.record.address,
             account: holder.and_then(|holder| holder.account.clone()),
+        }
+    }
+
+    fn log_off(&self) -> Option<LogOff> {
+        let desktop = &self.assignment.desktop;
+        match desktop.state {
+            desktop::State::Recycling { since } => {
+                Some(LogOff { target: self.target(), epoch: desktop.epoch, since })
+            }
+            desktop::State::Starting
+            | desktop::State::Ready { .. }
+            | desktop::State::Assigned
+            | desktop::State::Draining
+            | desktop::State::Quarantined { .. } => None,
         }
     }
 

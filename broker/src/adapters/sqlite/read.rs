@@ -10,7 +10,7 @@ use tegata_proto::id::{DesktopId, PoolName, SeatName, SessionId, UserId};
 
 use super::row::{self, Columns, desktop_columns};
 use crate::ports::store::{
-    AuditRecord, Census, DesktopRecord, PROBE_LATER, PROBE_SOON, PoolStanding, ProbeTarget,
+    AuditRecord, Census, DesktopRecord, LogOff, PROBE_LATER, PROBE_SOON, PoolStanding, ProbeTarget,
     SessionRecord, StoreError,
 };
 
@@ -100,6 +100,23 @@ pub(super) async fn standing(
             Ok((columns.parse("name")?, standing))
         })
         .collect()
+}
+
+pub(super) async fn is_log_off_due(
+    readers: &SqlitePool,
+    log_off: &LogOff,
+) -> Result<bool, StoreError> {
+    let found = sqlx::query(
+        "SELECT 1 FROM desktops WHERE id = ? AND state = 'recycling' AND epoch = ? \
+         AND since = ? AND account IS ?",
+    )
+    .bind(row::bytes(log_off.target.desktop.0))
+    .bind(row::number(log_off.epoch))
+    .bind(row::millis(log_off.since))
+    .bind(log_off.target.account.as_deref())
+    .fetch_optional(readers)
+    .await?;
+    Ok(found.is_some())
 }
 
 pub(super) async fn to_probe(

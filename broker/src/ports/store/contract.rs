@@ -62,6 +62,7 @@ macro_rules! contract_tests {
                 an_answer_from_before_the_link_was_lost_frees_nothing
                 a_log_off_seen_on_the_desktop_ends_a_detached_session
                 what_nobody_confirmed_is_due_again
+                a_log_off_is_due_until_its_holder_comes_back
                 a_new_process_detaches_what_the_old_one_carried
                 only_a_ticket_starts_a_session;
             pools: a_pool_is_created_then_updated_then_unchanged

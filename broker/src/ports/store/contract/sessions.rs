@@ -5,11 +5,11 @@ use std::time::Duration;
 use tegata_domain::desktop;
 use tegata_domain::session::{Cause, Event, State};
 use tegata_proto::code::Code;
-use tegata_proto::id::LinkNumber;
+use tegata_proto::id::{Epoch, LinkNumber};
 use uuid::Uuid;
 
 use super::{BOOT, Bench, GRACE, Office};
-use crate::ports::store::{AssignError, EventError, Followup};
+use crate::ports::store::{AssignError, EventError, Followup, LogOff, OccupancyTarget};
 
 const MINUTE: Duration = Duration::from_mins(1);
 
@@ -158,4 +158,40 @@ pub(crate) async fn only_a_ticket_starts_a_session<B: Bench>() {
     let refused = office.tell(login.sid, Event::Redeemed).await;
     assert!(matches!(refused, Err(EventError::Refused(_))));
     assert!(matches!(office.state(login.sid).await, State::Requested { .. }));
+}
+
+pub(crate) async fn a_log_off_is_due_until_its_holder_comes_back<B: Bench>() {
+    let mut office = Office::<B>::with_desktops(1).await;
+    let login = office.work("sato").await;
+    office.tell(login.sid, Event::LoggedOff).await.unwrap();
+    office.wait(GRACE);
+    let due = async |office: &Office<B>| {
+        let followups = office.store().due(office.now, 10).await.unwrap();
+        let [Followup::LogOff(log_off)] = &followups[..] else { panic!("{followups:?}") };
+        log_off.clone()
+    };
+    let first = due(&office).await;
+    let is_due =
+        async |office: &Office<B>, log_off| office.store().is_log_off_due(log_off).await.unwrap();
+    assert!(is_due(&office, &first).await);
+    let others = [
+        LogOff { epoch: Epoch(first.epoch.0 + 1), ..first.clone() },
+        LogOff {
+            target: OccupancyTarget { account: None, ..first.target.clone() },
+            ..first.clone()
+        },
+    ];
+    for other in &others {
+        assert!(!is_due(&office, other).await, "{other:?}");
+    }
+
+    let back = office.work("sato").await;
+    assert!(!is_due(&office, &first).await, "they are back");
+    office.tell(back.sid, Event::LoggedOff).await.unwrap();
+    assert!(!is_due(&office, &first).await, "they have the grace once more");
+    office.wait(GRACE);
+    let second = due(&office).await;
+    assert!(is_due(&office, &second).await);
+    office.observe(&[], office.now).await;
+    assert!(!is_due(&office, &second).await, "it is free");
 }
