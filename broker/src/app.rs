@@ -9,7 +9,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use prometheus_client::registry::Registry;
 use tegata_domain::pool::{DEFAULT_GROUP, Pool};
 use tegata_domain::time::Timestamp;
 use tegata_edge::endpoint::{BindError, Endpoint, EndpointConfig, Handler, Role};
@@ -74,6 +73,8 @@ pub struct App {
     endpoints: Vec<Endpoint>,
     operations: Operations,
     passes: Arc<Passes>,
+    /// Whether desktops can be asked who is logged on.
+    asks_desktops: bool,
     tasks: Tasks,
     supervisor: Supervisor,
     /// Held to the end: the writer ends with the last handle of its store.
@@ -180,6 +181,7 @@ impl App {
             refusals: Arc::clone(&refusals),
             minimum_agent: config.minimum_agent,
         };
+        let asks_desktops = config.site.asks_desktops;
         let api = Api {
             catalogue: Arc::clone(&catalogue),
             followups: followups.clone(),
@@ -201,16 +203,14 @@ impl App {
         ];
         keep_fresh(&mut supervisor, &roles, config.files, edge.clone());
         let routes = api::routes(Arc::new(api));
-        let registry: Arc<Registry> = Arc::new(registry);
+        let (listen, registry) = (config.operations, Arc::new(registry));
         let operations =
-            Operations::bind(config.operations, registry, readiness, routes, edge.panics.clone())?;
-        let open = |listen| {
-            let (reset_key, limits) = (config.reset_key, config.limits);
-            let config = EndpointConfig { listen, reset_key, limits, grace: HANDLER_GRACE };
-            Endpoint::bind(config, roles.clone(), edge.clone())
-        };
+            Operations::bind(listen, registry, readiness, routes, edge.panics.clone())?;
+        let (reset_key, limits) = (config.reset_key, config.limits);
+        let at = |listen| EndpointConfig { listen, reset_key, limits, grace: HANDLER_GRACE };
+        let open = |listen| Endpoint::bind(at(listen), roles.clone(), edge.clone());
         let endpoints = config.listen.into_iter().map(open).collect::<Result<_, _>>()?;
-        Ok(Self { endpoints, operations, passes, tasks, supervisor, store })
+        Ok(Self { endpoints, operations, passes, asks_desktops, tasks, supervisor, store })
     }
 
     /// Runs until `stop`, then drains.
@@ -227,6 +227,10 @@ impl App {
         }
         let passes = self.passes;
         let (one, two) = (Arc::clone(&passes), Arc::clone(&passes));
+        if self.asks_desktops {
+            let passes = Arc::clone(&passes);
+            supervisor.spawn("detached", PASSES, |cancelled| passes.detached(cancelled));
+        }
         supervisor.spawn("deadlines", PASSES, |cancelled| one.deadlines(cancelled));
         supervisor.spawn("probes", PASSES, |cancelled| two.probes(cancelled));
         supervisor.spawn("bookkeeping", PASSES, |cancelled| passes.bookkeeping(cancelled));

@@ -11,5 +11,5 @@ pub mod redeem;
 pub mod refusals;
 pub mod sign_in;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub mod waiting;

@@ -1,8 +1,9 @@
 //! What heals by itself: passes that take no input, woken by a timer.
 //!
 //! [`Passes::deadlines`] settles what is overdue and repeats what was left
-//! undone; [`Passes::probes`] looks at desktops; [`Passes::bookkeeping`] writes
-//! what is counted in between. Each may be run at any time, any number of times.
+//! undone; [`Passes::detached`] asks after people without a link;
+//! [`Passes::probes`] looks at desktops; [`Passes::bookkeeping`] writes what is
+//! counted in between. Each may be run at any time, any number of times.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,6 +23,10 @@ use crate::metrics::Metrics;
 use crate::ports::prober::Prober;
 use crate::ports::store::{Followup, ProbeTarget};
 use tegata_edge::operations::Condition;
+
+mod detached;
+#[cfg(test)]
+mod tests;
 
 /// Time between two passes.
 const EVERY: Duration = Duration::from_secs(1);

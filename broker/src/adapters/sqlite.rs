@@ -52,8 +52,8 @@ use self::events::{Due, Recover};
 use self::writer::{Command, Commands};
 use crate::ports::store::{
     Assign, AssignError, Assigned, AuditRecord, Census, DesktopRecord, EventError, Followup,
-    LogOff, PoolChange, PoolStanding, ProbeTarget, PutPool, PutPoolError, Redeem, RedeemError,
-    Redeemed, SessionEvent, SessionRecord, Store, StoreError,
+    LogOff, OccupancyTarget, PoolChange, PoolStanding, ProbeTarget, PutPool, PutPoolError, Redeem,
+    RedeemError, Redeemed, SessionEvent, SessionRecord, Store, StoreError,
 };
 
 /// How many connections read at once.
@@ -222,6 +222,14 @@ impl Store for SqliteStore {
 
     async fn due(&self, now: Timestamp, limit: u32) -> Result<Vec<Followup>, StoreError> {
         self.commands.send(Due { now, limit }).await
+    }
+
+    async fn detached(
+        &self,
+        after: Option<SessionId>,
+        limit: u32,
+    ) -> Result<Vec<(SessionId, OccupancyTarget)>, StoreError> {
+        read::detached(&self.readers, after, limit).await
     }
 
     async fn is_log_off_due(&self, log_off: &LogOff) -> Result<bool, StoreError> {

@@ -27,7 +27,7 @@ use crate::ports::store::contract::{GRACE, Office};
 use crate::ports::store::{DesktopRecord, Followup, LogOff, OccupancyTarget};
 
 /// Far longer than anything here takes.
-pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A clock that stands still.
 pub(super) struct Noon(pub(super) Timestamp);
@@ -72,7 +72,7 @@ impl Occupancy for Slow {
     }
 }
 
-pub(super) fn followups(office: &Office<Folder>) -> Followups {
+pub(crate) fn followups(office: &Office<Folder>) -> Followups {
     let metrics = tegata_gateway::metrics::Metrics::register(&mut Registry::default());
     Followups {
         store: office.store(),

@@ -121,6 +121,14 @@ pub trait Store: Send + Sync + 'static {
     /// `limit` of each; who is left out comes in a later pass.
     async fn due(&self, now: Timestamp, limit: u32) -> Result<Vec<Followup>, StoreError>;
 
+    /// Lists sessions without a link, with the desktops that may know more, after
+    /// the given session, by id, at most `limit`.
+    async fn detached(
+        &self,
+        after: Option<SessionId>,
+        limit: u32,
+    ) -> Result<Vec<(SessionId, OccupancyTarget)>, StoreError>;
+
     /// Tells whether a log-off is still due: the desktop is being recycled, by the
     /// same account, at the same epoch and since the same moment as when it was
     /// decided. False once its holder has come back.

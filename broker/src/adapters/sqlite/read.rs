@@ -10,8 +10,8 @@ use tegata_proto::id::{DesktopId, PoolName, SeatName, SessionId, UserId};
 
 use super::row::{self, Columns, desktop_columns};
 use crate::ports::store::{
-    AuditRecord, Census, DesktopRecord, LogOff, PROBE_LATER, PROBE_SOON, PoolStanding, ProbeTarget,
-    SessionRecord, StoreError,
+    AuditRecord, Census, DesktopRecord, LogOff, OccupancyTarget, PROBE_LATER, PROBE_SOON,
+    PoolStanding, ProbeTarget, SessionRecord, StoreError,
 };
 
 pub(super) async fn pools(readers: &SqlitePool) -> Result<Vec<Pool>, StoreError> {
@@ -98,6 +98,34 @@ pub(super) async fn standing(
             let standing =
                 PoolStanding { held: columns.get("held")?, ready: columns.get("ready")? };
             Ok((columns.parse("name")?, standing))
+        })
+        .collect()
+}
+
+pub(super) async fn detached(
+    readers: &SqlitePool,
+    after: Option<SessionId>,
+    limit: u32,
+) -> Result<Vec<(SessionId, OccupancyTarget)>, StoreError> {
+    let rows = sqlx::query(
+        "SELECT s.sid, d.id, d.name, d.address, d.account \
+         FROM sessions s JOIN desktops d ON d.id = s.desktop \
+         WHERE s.state <> 'ended' AND s.state = 'detached' AND s.sid > ? ORDER BY s.sid LIMIT ?",
+    )
+    .bind(after.map_or_else(Vec::new, |sid| row::bytes(sid.0)))
+    .bind(limit)
+    .fetch_all(readers)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            let columns = Columns::of("desktop", row);
+            let target = OccupancyTarget {
+                desktop: DesktopId(columns.id("id")?),
+                name: columns.parse("name")?,
+                address: columns.parse("address")?,
+                account: columns.get("account")?,
+            };
+            Ok((SessionId(columns.id("sid")?), target))
         })
         .collect()
 }

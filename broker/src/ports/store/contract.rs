@@ -63,6 +63,7 @@ macro_rules! contract_tests {
                 a_log_off_seen_on_the_desktop_ends_a_detached_session
                 what_nobody_confirmed_is_due_again
                 a_log_off_is_due_until_its_holder_comes_back
+                sessions_without_a_link_are_listed_in_order
                 a_new_process_detaches_what_the_old_one_carried
                 only_a_ticket_starts_a_session;
             pools: a_pool_is_created_then_updated_then_unchanged

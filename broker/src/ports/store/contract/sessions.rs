@@ -195,3 +195,28 @@ pub(crate) async fn a_log_off_is_due_until_its_holder_comes_back<B: Bench>() {
     office.observe(&[], office.now).await;
     assert!(!is_due(&office, &second).await, "it is free");
 }
+
+pub(crate) async fn sessions_without_a_link_are_listed_in_order<B: Bench>() {
+    let mut office = Office::<B>::with_desktops(5).await;
+    let mut detached = Vec::new();
+    for name in ["sato", "tanaka", "ito"] {
+        let login = office.work(name).await;
+        office.tell(login.sid, Event::LinkLost).await.unwrap();
+        detached.push((login.sid, login.assigned.desktop, Some(name.to_owned())));
+    }
+    office.work("kato").await;
+    office.login("yamada").await.unwrap();
+    let over = detached.pop().unwrap();
+    office.tell(over.0, Event::LoggedOff).await.unwrap();
+
+    let mut listed = Vec::new();
+    let mut after = None;
+    loop {
+        let page = office.store().detached(after, 1).await.unwrap();
+        let Some((sid, target)) = page.into_iter().next() else { break };
+        listed.push((sid, target.desktop, target.account));
+        after = Some(sid);
+    }
+    assert_eq!(listed, detached);
+    assert_eq!(office.store().detached(None, 10).await.unwrap().len(), 2);
+}

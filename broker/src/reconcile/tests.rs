@@ -1,0 +1,83 @@
+//! The passes on a real store, with desktops that do as told.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use async_trait::async_trait;
+use prometheus_client::registry::Registry;
+use tegata_domain::session::{Cause, Event, State};
+use tegata_edge::operations::Readiness;
+use tokio::time::sleep;
+
+use super::detached::ROUND_EVERY;
+use super::*;
+use crate::adapters::sqlite::tests::Folder;
+use crate::flows::tests::{PATIENCE, followups};
+use crate::ports::occupancy::{Occupancy, Unknown};
+use crate::ports::store::OccupancyTarget;
+use crate::ports::store::contract::Office;
+
+/// Desktops where Sato is logged on when first asked, and nobody after that.
+#[derive(Default)]
+struct Leaving(AtomicUsize);
+
+#[async_trait]
+impl Occupancy for Leaving {
+    async fn logged_on(&self, _target: &OccupancyTarget) -> Result<BTreeSet<String>, Unknown> {
+        let first = self.0.fetch_add(1, Ordering::SeqCst) == 0;
+        Ok(first.then(|| "sato".to_owned()).into_iter().collect())
+    }
+
+    async fn log_off(&self, _target: &OccupancyTarget) -> Result<(), Unknown> {
+        Ok(())
+    }
+}
+
+/// No desktop is ever looked at.
+struct Blind;
+
+#[async_trait]
+impl Prober for Blind {
+    async fn full(&self, _target: &ProbeTarget) -> Probe {
+        Probe::Failed
+    }
+
+    async fn connect(&self, _target: &ProbeTarget) -> bool {
+        false
+    }
+}
+
+fn passes(followups: Followups) -> Passes {
+    Passes {
+        catalogue: Arc::new(Catalogue::new(Arc::clone(&followups.store))),
+        followups,
+        prober: Arc::new(Blind),
+        refusals: Arc::new(Refusals::new()),
+        metrics: Metrics::register(&mut Registry::default()),
+        store_answers: Readiness::new().condition("store"),
+    }
+}
+
+#[tokio::test]
+async fn whoever_logs_off_after_the_link_was_lost_gives_the_desktop_back() {
+    let mut office = Office::<Folder>::with_desktops(1).await;
+    let sato = office.work("sato").await;
+    office.tell(sato.sid, Event::LinkLost).await.unwrap();
+    office.wait(Duration::from_mins(1));
+    let leaving = Arc::new(Leaving::default());
+    let passes = passes(Followups { occupancy: leaving.clone(), ..followups(&office) });
+    let cancelled = CancellationToken::new();
+    let mut running = JoinSet::new();
+    running.spawn(Arc::new(passes).detached(cancelled.clone()));
+
+    let free = async {
+        while !office.is_ready().await {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE + ROUND_EVERY, free).await.expect("they are asked again");
+    assert_eq!(office.state(sato.sid).await, State::Ended { cause: Cause::LoggedOff });
+    assert_eq!(leaving.0.load(Ordering::SeqCst), 2, "asked twice, and no more");
+    cancelled.cancel();
+    running.join_next().await.unwrap().expect("it ends when it is told");
+}
