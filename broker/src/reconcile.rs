@@ -9,9 +9,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tegata_domain::desktop::Probe;
 use tegata_proto::id::DesktopId;
-use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -21,10 +19,11 @@ use crate::flows::followup::Followups;
 use crate::flows::refusals::Refusals;
 use crate::metrics::Metrics;
 use crate::ports::prober::Prober;
-use crate::ports::store::{Followup, ProbeTarget};
+use crate::ports::store::Followup;
 use tegata_edge::operations::Condition;
 
 mod detached;
+mod probes;
 #[cfg(test)]
 mod tests;
 
@@ -34,15 +33,12 @@ const EVERY: Duration = Duration::from_secs(1);
 /// How long the store may take to write before it counts as gone.
 const STORE_LIMIT: Duration = Duration::from_secs(2);
 
-/// Most sessions or desktops that one pass looks at.
+/// Most sessions or desktops that one pass settles.
 const BATCH: u32 = 64;
 
 /// Time between two questions, or two log-offs, of one desktop that is being
 /// recycled.
 const ASK_AGAIN: Duration = Duration::from_secs(10);
-
-/// Time between two full probes of a ready desktop.
-const FULL_PROBE_EVERY: Duration = Duration::from_mins(5);
 
 /// Most desktops whose last question or full probe is remembered.
 const REMEMBERED_MAX: usize = 200_000;
@@ -94,61 +90,6 @@ impl Passes {
                 Followup::CloseLinks { .. } | Followup::Freed(_) => true,
             });
             self.followups.carry_out(due.collect()).await;
-        }
-    }
-
-    /// Probes desktops until cancelled.
-    pub async fn probes(self: Arc<Self>, cancelled: CancellationToken) {
-        let mut seen: HashMap<DesktopId, Instant> = HashMap::new();
-        let mut timer = ticker();
-        while tick(&mut timer, &cancelled).await {
-            let targets =
-                match self.followups.store.to_probe(self.followups.clock.now(), BATCH).await {
-                    Ok(targets) => targets,
-                    Err(error) => {
-                        warn!(error = &error as &dyn std::error::Error, "Desktops not listed");
-                        continue;
-                    }
-                };
-            let now = Instant::now();
-            if seen.len() > REMEMBERED_MAX {
-                seen.clear();
-            }
-            let mut running = JoinSet::new();
-            for target in targets {
-                let recent = |at: &Instant| now.duration_since(*at) < FULL_PROBE_EVERY;
-                let full = !target.ready || !seen.get(&target.desktop).is_some_and(recent);
-                let prober = Arc::clone(&self.prober);
-                running.spawn(async move {
-                    let found = if full {
-                        Some(prober.full(&target).await)
-                    } else if prober.connect(&target).await {
-                        None
-                    } else {
-                        Some(Probe::Failed)
-                    };
-                    (target, found)
-                });
-            }
-            while let Some(probed) = running.join_next().await {
-                match probed {
-                    Ok((target, found)) => {
-                        if let Some(Probe::Answered(_)) = found {
-                            seen.insert(target.desktop, now);
-                        }
-                        self.record(target, found).await;
-                    }
-                    Err(error) => warn!(%error, "A probe broke off"),
-                }
-            }
-        }
-    }
-
-    async fn record(&self, target: ProbeTarget, found: Option<Probe>) {
-        let now = self.followups.clock.now();
-        match self.followups.store.probed(target.desktop, found, now).await {
-            Ok(followups) => self.followups.carry_out(followups).await,
-            Err(error) => debug!(desktop = %target.name, %error, "Probe not recorded"),
         }
     }
 

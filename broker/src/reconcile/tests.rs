@@ -5,8 +5,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use prometheus_client::registry::Registry;
+use tegata_domain::desktop::Probe;
 use tegata_domain::session::{Cause, Event, State};
 use tegata_edge::operations::Readiness;
+use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::detached::ROUND_EVERY;
@@ -14,8 +16,8 @@ use super::*;
 use crate::adapters::sqlite::tests::Folder;
 use crate::flows::tests::{PATIENCE, followups};
 use crate::ports::occupancy::{Occupancy, Unknown};
-use crate::ports::store::OccupancyTarget;
 use crate::ports::store::contract::Office;
+use crate::ports::store::{OccupancyTarget, ProbeTarget};
 
 /// Desktops where Sato is logged on when first asked, and nobody after that.
 #[derive(Default)]
