@@ -135,11 +135,13 @@ impl Passes {
     }
 
     async fn write_refusals(&self) {
-        let records = self.refusals.take(self.followups.clock.now());
+        let counts = self.refusals.take();
+        let records = counts.records(self.followups.clock.now());
         if !records.is_empty()
             && let Err(error) = self.followups.store.audit(records).await
         {
-            warn!(error = &error as &dyn std::error::Error, "Refusals not audited");
+            warn!(error = &error as &dyn std::error::Error, "Refusals not audited yet");
+            self.refusals.put_back(counts);
         }
     }
 }

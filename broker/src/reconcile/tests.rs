@@ -8,6 +8,7 @@ use prometheus_client::registry::Registry;
 use tegata_domain::desktop::Probe;
 use tegata_domain::session::{Cause, Event, State};
 use tegata_edge::operations::Readiness;
+use tegata_proto::code::Code;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -16,7 +17,7 @@ use super::*;
 use crate::adapters::sqlite::tests::Folder;
 use crate::flows::tests::{PATIENCE, followups};
 use crate::ports::occupancy::{Occupancy, Unknown};
-use crate::ports::store::contract::Office;
+use crate::ports::store::contract::{Bench as _, Office};
 use crate::ports::store::{OccupancyTarget, ProbeTarget};
 
 /// Desktops where Sato is logged on when first asked, and nobody after that.
@@ -82,4 +83,25 @@ async fn whoever_logs_off_after_the_link_was_lost_gives_the_desktop_back() {
     assert_eq!(leaving.0.load(Ordering::SeqCst), 2, "asked twice, and no more");
     cancelled.cancel();
     running.join_next().await.unwrap().expect("it ends when it is told");
+}
+
+#[tokio::test]
+async fn refusals_that_could_not_be_audited_are_audited_later() {
+    let mut office = Office::<Folder>::with_desktops(1).await;
+    let (_, seq) = office.actions(0).await;
+    let refusals = Arc::new(Refusals::new());
+    refusals.count("192.0.2.1/32", Code::Refused);
+    office.bench.stop().await;
+    let write = async |office: &Office<Folder>| {
+        let refusals = Arc::clone(&refusals);
+        Passes { refusals, ..passes(followups(office)) }.write_refusals().await;
+    };
+    write(&office).await;
+    refusals.count("192.0.2.1/32", Code::Refused);
+    office.bench = office.bench.reopen().await;
+    write(&office).await;
+    write(&office).await;
+    let records = office.store().audit_after(seq, 10).await.unwrap();
+    let [(_, record)] = &records[..] else { panic!("one record, not {records:?}") };
+    assert_eq!(record.detail["count"], "2", "{record:?}");
 }

@@ -33,6 +33,12 @@ impl Folder {
         Self { place, store: Arc::new(store), writer: running, cancelled }
     }
 
+    /// Ends the writer: from now on, whatever writes fails.
+    pub(crate) async fn stop(&mut self) {
+        self.cancelled.cancel();
+        self.writer.join_next().await.unwrap().unwrap();
+    }
+
     fn path(&self) -> PathBuf {
         file(&self.place)
     }
