@@ -148,6 +148,7 @@ impl App {
         let redeem = RedeemDesk {
             keys: keys.clone(),
             followups: followups.clone(),
+            refusals: Arc::clone(&refusals),
             metrics: metrics.clone(),
         };
         let gateways = gateways(&config.gateway, &config.advertise, &config.gateway_certificate);

@@ -24,7 +24,9 @@ use uuid::Uuid;
 use crate::dial::TargetPolicy;
 use crate::metrics::Metrics;
 use crate::proof::{purpose_of, thumbprint, verify_proof};
-use crate::redeem::{Broker, LinkEnd, LinkReport, RedeemRequest, Redeemed, Refused};
+use crate::redeem::{
+    Broker, LinkEnd, LinkReport, RedeemRequest, Redeemed, Refused, RefusedAttach, Shown,
+};
 use crate::sessions::{NotBegun, Registration, Sessions, Stop};
 use crate::verify::{TokenKeys, TokenKind};
 
@@ -107,12 +109,16 @@ impl Handler for Gateway {
             () = link.closing.cancelled() => Err(busy(BUSY_RETRY).into()),
             attach = read_attach(&mut reader, deadline) => attach,
         };
-        match attach.and_then(|attach| Ok((self.verify(&attach, &link)?, attach))) {
-            Ok((claims, attach)) => {
+        let attach = match attach {
+            Ok(attach) => attach,
+            Err(refusal) => return self.refuse_unasked(&link, writer, refusal, None).await,
+        };
+        match self.verify(&attach, &link) {
+            Ok(claims) => {
                 let span = info_span!("session", session.id = %claims.sid, link = %attach.link);
                 self.attach(link, reader, writer, attach, claims).instrument(span).await;
             }
-            Err(refusal) => self.refuse(&link, writer, refusal).await,
+            Err(refusal) => self.refuse_unasked(&link, writer, refusal, Some(attach)).await,
         }
     }
 }
@@ -160,7 +166,10 @@ impl Gateway {
         let registration =
             match self.sessions.begin(claims.sid, attach.link, link.remote, class.clone()) {
                 Ok(registration) => registration,
-                Err(not_begun) => return self.refuse(&link, writer, not_begun.into()).await,
+                Err(not_begun) => {
+                    let refusal = not_begun.into();
+                    return self.refuse_unasked(&link, writer, refusal, Some(attach)).await;
+                }
             };
         let Attach { right, key, link: number, proof, .. } = attach;
         let sid = claims.sid;
@@ -218,6 +227,25 @@ impl Gateway {
     pub(crate) async fn report(&self, report: LinkReport) {
         self.metrics.link_ended(report.end);
         self.broker.detached(report).await;
+    }
+
+    /// Refuses what the broker was not asked about, and lets it know unless the
+    /// agent is only to try again.
+    async fn refuse_unasked(
+        &self,
+        link: &Link,
+        writer: FrameWriter,
+        refusal: Refusal,
+        attach: Option<Attach>,
+    ) {
+        if let Refusal::Tell(Failure { code, .. }) = refusal
+            && code != Code::Busy
+        {
+            let shown = attach.map(|Attach { right, link, .. }| Shown { right, link });
+            let (remote, gateway) = (link.remote, self.identity.id.clone());
+            self.broker.refused(RefusedAttach { code, shown, remote, gateway }).await;
+        }
+        self.refuse(link, writer, refusal).await;
     }
 
     /// Tells the agent why its link is not carried, and closes.

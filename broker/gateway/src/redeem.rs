@@ -45,6 +45,10 @@ pub trait Broker: Send + Sync + 'static {
 
     /// Learns that a link has ended, after its last byte.
     async fn detached(&self, report: LinkReport);
+
+    /// Learns of an attach that the gateway refused without asking, for the audit
+    /// trail. The agent is answered after this returns, so it returns soon.
+    async fn refused(&self, report: RefusedAttach);
 }
 
 /// A verified wish to carry a session, with everything the broker needs to
@@ -116,6 +120,29 @@ impl Refused {
             Self::Busy { .. } => true,
         }
     }
+}
+
+/// An attach that a gateway refused without asking its broker.
+#[derive(Debug, Clone)]
+pub struct RefusedAttach {
+    /// What the agent is told.
+    pub code: Code,
+    /// What the agent showed, if it came that far. Nothing of it is known to be
+    /// good.
+    pub shown: Option<Shown>,
+    /// Where the agent is.
+    pub remote: SocketAddr,
+    /// Who refused.
+    pub gateway: GatewayId,
+}
+
+/// What an agent showed of its right to attach.
+#[derive(Debug, Clone)]
+pub struct Shown {
+    /// The ticket or grant.
+    pub right: Right,
+    /// The number of the link.
+    pub link: LinkNumber,
 }
 
 /// A link whose desktop was reached.

@@ -13,7 +13,6 @@ use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use tegata_domain::pool::Pool;
 use tegata_edge::endpoint::{Handler, Link};
 use tegata_edge::network::NetworkClasses;
-use tegata_edge::source::Prefix;
 use tegata_edge::wire::{FrameReader, FrameWriter, WireError};
 use tegata_gateway::proof::{thumbprint, verify_proof};
 use tegata_proto::PROTOCOL_VERSION;
@@ -31,7 +30,7 @@ use tracing::{Instrument as _, debug, info, info_span, warn};
 
 use crate::flows::assignment::{Applicant, Assignments, Queued};
 use crate::flows::catalogue::Catalogue;
-use crate::flows::refusals::Refusals;
+use crate::flows::refusals::{Door, Refusals};
 use crate::flows::sign_in::SignIn;
 use crate::metrics::Phase;
 use crate::ports::directory::Person;
@@ -168,7 +167,7 @@ impl LoginDesk {
             Ok(()) => self.assignments.metrics.login(None),
             Err(Stopped::Refused(failure)) => {
                 self.assignments.metrics.login(Some(failure.code));
-                self.refusals.count(&Prefix::of(link.remote.ip()).to_string(), failure.code);
+                self.refusals.count(Door::Login, link.remote.ip(), failure.code);
                 debug!(code = %failure.code, "Login ended without a ticket");
                 if talk.say(&BrokerMessage::Error(failure)).await.is_err() {
                     return;

@@ -3,25 +3,33 @@
 //! The broker verifies everything again, because it does not trust the gateway,
 //! and judges the times, because gateways have no say in them.
 
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use tegata_domain::session::Event;
 use tegata_domain::time::Timestamp;
+use tegata_edge::source::Prefix;
 use tegata_gateway::proof::{purpose_of, sha256, thumbprint, verify_proof};
 use tegata_gateway::redeem::{
-    Attached, Broker, LinkEnd, LinkReport, RedeemRequest, Redeemed, Refused, Unreachable,
+    Attached, Broker, LinkEnd, LinkReport, RedeemRequest, Redeemed, Refused, RefusedAttach, Shown,
+    Unreachable,
 };
 use tegata_gateway::verify::{TokenKeys, TokenKind};
 use tegata_proto::code::Code;
-use tegata_proto::id::{LinkNumber, SessionId};
+use tegata_proto::id::{GatewayId, LinkNumber, SessionId};
 use tegata_proto::session::Right;
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 use crate::flows::followup::Followups;
+use crate::flows::refusals::{Door, Refusals};
 use crate::metrics::{Metrics, Phase};
-use crate::ports::store::{Actor, Carried, EventError, Redeem, RedeemError, SessionEvent};
+use crate::ports::store::action::{GRANT_REFUSED, TICKET_REFUSED};
+use crate::ports::store::{
+    Actor, AuditRecord, Carried, EventError, Redeem, RedeemError, SessionEvent,
+};
 
 /// How long a gateway carries on without its broker. In one process it never
 /// has to.
@@ -39,8 +47,18 @@ pub struct RedeemDesk {
     pub keys: TokenKeys,
     /// What is left to do after a commit; with the store and the clock.
     pub followups: Followups,
+    /// The audit trail of refusals.
+    pub refusals: Arc<Refusals>,
     /// Where results are counted.
     pub metrics: Metrics,
+}
+
+/// A right to attach that is refused, and what is known of its showing.
+struct Showing<'a> {
+    right: &'a Right,
+    link: LinkNumber,
+    gateway: &'a GatewayId,
+    source: IpAddr,
 }
 
 impl RedeemDesk {
@@ -60,11 +78,15 @@ impl RedeemDesk {
     }
 
     async fn decide(&self, request: RedeemRequest) -> Result<Redeemed, Refused> {
-        self.verify(&request).map_err(Refused::Code)?;
-        match request.right {
-            Right::Ticket(_) => {}
+        let verified = self.verify(&request).and(match request.right {
+            Right::Ticket(_) => Ok(()),
             // Links that were lost are not resumed yet: the person logs in again.
-            Right::Grant(_) => return Err(Refused::Code(Code::ResumeLost)),
+            Right::Grant(_) => Err(Code::ResumeLost),
+        });
+        if let Err(code) = verified {
+            let RedeemRequest { right, link, gateway, remote, .. } = &request;
+            self.audit(code, &Showing { right, link: *link, gateway, source: remote.ip() });
+            return Err(Refused::Code(code));
         }
         let redeem = Redeem {
             claims: request.claims,
@@ -93,6 +115,48 @@ impl RedeemDesk {
             hold_s: seconds(redeemed.hold),
             grant: None,
         })
+    }
+
+    /// Puts a refusal that the store knows nothing of into the audit trail: with a
+    /// record of its own if we signed what is refused.
+    fn audit(&self, code: Code, showing: &Showing<'_>) {
+        let Showing { right, link, gateway, source } = *showing;
+        let count = move |refusals: &Refusals| refusals.count(Door::Attach, source, code);
+        let token = right.token().expose();
+        // It may be shown as what it is not.
+        let signed = [(TokenKind::Ticket, TICKET_REFUSED), (TokenKind::Resume, GRANT_REFUSED)];
+        let signed = signed
+            .into_iter()
+            .find_map(|(kind, action)| Some((self.keys.verify(token, kind).ok()?, action)));
+        let Some((claims, action)) = signed else { return count(&self.refusals) };
+        if !self.refusals.is_news(claims.jti, code) {
+            return count(&self.refusals);
+        }
+        let detail = [
+            ("jti", claims.jti.to_string()),
+            ("code", code.to_string()),
+            ("link", link.to_string()),
+            ("gateway", gateway.to_string()),
+            ("user", claims.sub.to_string()),
+            ("prefix", Prefix::of(source).to_string()),
+        ];
+        let record = AuditRecord {
+            at: self.followups.clock.now(),
+            action: action.to_owned(),
+            actor: Actor::Broker,
+            sid: Some(claims.sid),
+            desktop: None,
+            detail: detail.map(|(name, value)| (name.to_owned(), value)).into(),
+        };
+        // Whoever hangs up now is written down all the same.
+        let (store, refusals) = (Arc::clone(&self.followups.store), Arc::clone(&self.refusals));
+        self.followups.tasks.spawn("audit", async move {
+            if let Err(error) = store.audit(vec![record]).await {
+                let error = &error as &dyn std::error::Error;
+                warn!(error, "Refusal has no record of its own");
+                count(&refusals);
+            }
+        });
     }
 
     async fn report(
@@ -139,6 +203,17 @@ impl Broker for RedeemDesk {
             Err(Refused::Busy { .. }) => self.metrics.redeem(Some(Code::Busy)),
         }
         outcome
+    }
+
+    async fn refused(&self, report: RefusedAttach) {
+        let RefusedAttach { code, shown, remote, gateway } = report;
+        match shown {
+            Some(Shown { right, link }) => {
+                let (right, gateway, source) = (&right, &gateway, remote.ip());
+                self.audit(code, &Showing { right, link, gateway, source });
+            }
+            None => self.refusals.count(Door::Attach, remote.ip(), code),
+        }
     }
 
     async fn attached(&self, report: Attached) {
@@ -202,3 +277,6 @@ async fn record(followups: &Followups, event: SessionEvent) -> bool {
 fn seconds(span: Duration) -> u32 {
     u32::try_from(span.as_secs()).unwrap_or(u32::MAX)
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,6 +15,7 @@ use tokio::time::sleep;
 use super::detached::ROUND_EVERY;
 use super::*;
 use crate::adapters::sqlite::tests::Folder;
+use crate::flows::refusals::Door;
 use crate::flows::tests::{PATIENCE, followups};
 use crate::ports::occupancy::{Occupancy, Unknown};
 use crate::ports::store::contract::{Bench as _, Office};
@@ -90,14 +91,14 @@ async fn refusals_that_could_not_be_audited_are_audited_later() {
     let mut office = Office::<Folder>::with_desktops(1).await;
     let (_, seq) = office.actions(0).await;
     let refusals = Arc::new(Refusals::new());
-    refusals.count("192.0.2.1/32", Code::Refused);
+    refusals.count(Door::Login, [192, 0, 2, 1].into(), Code::Refused);
     office.bench.stop().await;
     let write = async |office: &Office<Folder>| {
         let refusals = Arc::clone(&refusals);
         Passes { refusals, ..passes(followups(office)) }.write_refusals().await;
     };
     write(&office).await;
-    refusals.count("192.0.2.1/32", Code::Refused);
+    refusals.count(Door::Login, [192, 0, 2, 1].into(), Code::Refused);
     office.bench = office.bench.reopen().await;
     write(&office).await;
     write(&office).await;

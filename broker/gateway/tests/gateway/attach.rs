@@ -162,8 +162,24 @@ async fn what_public_keys_can_refuse_never_reaches_the_broker() {
     assert_eq!(code.await, Code::Unsupported, "another version");
 
     assert_eq!(office.broker.asked(), 0);
+    let told = office.broker.refused();
+    let codes: Vec<_> = told.iter().map(|report| report.code).collect();
+    assert_eq!(
+        codes,
+        [
+            [Code::TicketInvalid; 3].as_slice(),
+            &[Code::WrongGroup],
+            &[Code::WrongKey; 6],
+            &[Code::LinkStale, Code::ResumeLost, Code::Unsupported],
+        ]
+        .concat(),
+        "the broker is told of each"
+    );
+    let stolen = told[4].shown.as_ref().expect("it showed a ticket");
+    assert_eq!(stolen.right.token().expose(), person.ticket);
     office.seat(&person, &listener).await;
     assert_eq!(office.broker.asked(), 1, "and the ticket is still good");
+    assert_eq!(office.broker.refused().len(), told.len());
 }
 
 #[tokio::test]

@@ -32,7 +32,8 @@ use tegata_gateway::handler::{Gateway, Identity};
 use tegata_gateway::metrics::Metrics;
 use tegata_gateway::proof::{purpose_of, thumbprint};
 use tegata_gateway::redeem::{
-    Attached as Reached, Broker, LinkReport, RedeemRequest, Redeemed, Refused, Unreachable,
+    Attached as Reached, Broker, LinkReport, RedeemRequest, Redeemed, Refused, RefusedAttach,
+    Unreachable,
 };
 use tegata_gateway::sessions::Sessions;
 use tegata_gateway::verify::TokenKeys;
@@ -147,6 +148,7 @@ pub(crate) struct Books {
     pub(crate) attached: Vec<SessionId>,
     pub(crate) reports: Vec<LinkReport>,
     pub(crate) unreachable: Vec<Unreachable>,
+    pub(crate) refused: Vec<RefusedAttach>,
 }
 
 #[derive(Debug)]
@@ -187,6 +189,11 @@ impl Bookkeeper {
         self.until(of).await
     }
 
+    /// Returns the attaches that were refused without asking.
+    pub(crate) fn refused(&self) -> Vec<RefusedAttach> {
+        self.books.borrow().refused.clone()
+    }
+
     /// Returns how often it was asked to redeem.
     pub(crate) fn asked(&self) -> usize {
         self.books.borrow().asked
@@ -223,6 +230,10 @@ impl Broker for Bookkeeper {
 
     async fn detached(&self, report: LinkReport) {
         self.books.send_modify(|books| books.reports.push(report));
+    }
+
+    async fn refused(&self, report: RefusedAttach) {
+        self.books.send_modify(|books| books.refused.push(report));
     }
 }
 

@@ -33,8 +33,17 @@ pub const SESSION_DETACHED: &str = "session.detached";
 pub const SESSION_ENDING: &str = "session.ending";
 /// A session is over: `cause`, and `desktop_state` where it changed.
 pub const SESSION_ENDED: &str = "session.ended";
-/// A ticket that we signed was refused: `jti`, `code`, `gateway`.
+/// A ticket that we signed was refused: `jti`, `code`, `link`, `gateway`. Where it
+/// was not shown by its own key over its own connection, the broker is the actor
+/// and `user` and `prefix` tell whose it is and where it was shown.
 pub const TICKET_REFUSED: &str = "ticket.refused";
+/// The same of a resume grant.
+pub const GRANT_REFUSED: &str = "grant.refused";
+/// Logins were refused within a minute: `prefix`, `code`, `count`.
+pub const LOGIN_REFUSED: &str = "login.refused";
+/// The same of attaches whose ticket is none of ours, and of those whose refusal
+/// has its own record already.
+pub const ATTACH_REFUSED: &str = "attach.refused";
 
 /// Returns the action of a session that reaches a state.
 pub fn of_session(state: State) -> &'static str {
