@@ -22,18 +22,22 @@ use axum::routing::{get, post, put};
 
 use tegata_domain::time::Timestamp;
 
+use self::act::Acts;
 use self::key::ApiKeys;
 use self::problem::Problem;
 use crate::flows::catalogue::Catalogue;
 use crate::flows::followup::Followups;
 use crate::ports::store::Actor;
 
+pub mod act;
 mod desktops;
 pub mod key;
 mod page;
 mod pools;
 mod problem;
 mod sessions;
+#[cfg(test)]
+mod tests;
 
 /// Longest body of a pool, in bytes; some tens of thousands of desktops.
 pub const POOL_BODY_MAX: usize = 8 * 1024 * 1024;
@@ -44,6 +48,8 @@ pub struct Api {
     pub catalogue: Arc<Catalogue>,
     /// What is left to do after a commit; with the store and the clock.
     pub followups: Followups,
+    /// How what changes something is run.
+    pub acts: Acts,
     /// Whose requests are answered.
     pub keys: ApiKeys,
     /// What the site allows of a pool beyond what the pool itself must keep.

@@ -32,6 +32,7 @@ use crate::adapters::desktop_probe::DesktopProbe;
 use crate::adapters::file::{self, FileDirectory};
 use crate::adapters::sqlite::{self, OpenError};
 use crate::adapters::system_clock::SystemClock;
+use crate::api::act::Acts;
 use crate::api::{self, Api};
 use crate::flows::assignment::Assignments;
 use crate::flows::catalogue::Catalogue;
@@ -186,6 +187,7 @@ impl App {
         let api = Api {
             catalogue: Arc::clone(&catalogue),
             followups: followups.clone(),
+            acts: Acts::new(tasks.clone()),
             keys: config.api_keys,
             site: config.site,
         };

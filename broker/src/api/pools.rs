@@ -78,7 +78,7 @@ pub(super) async fn list(State(api): State<Arc<Api>>) -> Result<Response, Proble
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Change {
-    reason: Option<String>,
+    pub(super) reason: Option<String>,
 }
 
 pub(super) async fn replace(
@@ -108,15 +108,20 @@ pub(super) async fn replace(
     let shown = Json(pool.clone());
     let put =
         PutPool { pool, actor, reason, only_if_absent: false, now: api.followups.clock.now() };
-    let change = api.followups.store.put_pool(put).await.map_err(|error| match error {
+    let (store, catalogue) = (Arc::clone(&api.followups.store), Arc::clone(&api.catalogue));
+    let act = async move {
+        let change = store.put_pool(put).await?;
+        info!(pool = %name, ?change, "Pool put");
+        catalogue.refresh().await?;
+        Ok::<_, PutPoolError>(change)
+    };
+    let change = api.acts.run(act).await?.map_err(|error| match error {
         PutPoolError::ReasonMissing(_) => Problem::conflict("reason_missing", error.to_string()),
         PutPoolError::InUse(_) => Problem::conflict("in_use", error.to_string()),
         PutPoolError::Elsewhere(_) => Problem::conflict("elsewhere", error.to_string()),
         PutPoolError::Fixed(_) => Problem::conflict("fixed", error.to_string()),
         PutPoolError::Store(error) => error.into(),
     })?;
-    api.catalogue.refresh().await?;
-    info!(pool = %name, ?change, "Pool put");
     let status = match change {
         PoolChange::Created => StatusCode::CREATED,
         PoolChange::Updated | PoolChange::Unchanged => StatusCode::OK,

@@ -14,6 +14,7 @@ use tracing::info;
 use super::Api;
 use super::page::{self, Page};
 use super::problem::Problem;
+use crate::flows::followup::Followups;
 use crate::ports::store::{Actor, EventError, SessionEvent, SessionRecord};
 
 /// Most sessions of one action.
@@ -75,7 +76,7 @@ pub(super) async fn list(
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Disconnect {
-    session_ids: Vec<SessionId>,
+    pub(super) session_ids: Vec<SessionId>,
 }
 
 #[derive(Serialize)]
@@ -98,6 +99,16 @@ pub(super) async fn disconnect(
     if session_ids.len() > ITEMS_MAX {
         return Err(Problem::malformed("session_ids are more than 1000"));
     }
+    let followups = api.followups.clone();
+    let items = api.acts.run(disconnect_all(followups, session_ids, actor)).await?;
+    Ok(Json(Outcomes { items }).into_response())
+}
+
+async fn disconnect_all(
+    followups: Followups,
+    session_ids: Vec<SessionId>,
+    actor: Actor,
+) -> Vec<Outcome> {
     let mut items = Vec::with_capacity(session_ids.len());
     for sid in session_ids {
         let event = SessionEvent {
@@ -106,11 +117,11 @@ pub(super) async fn disconnect(
             link: None,
             carried: None,
             actor: actor.clone(),
-            now: api.followups.clock.now(),
+            now: followups.clock.now(),
         };
-        let result = match api.followups.store.session_event(event).await {
-            Ok(followups) => {
-                api.followups.carry_out(followups).await;
+        let result = match followups.store.session_event(event).await {
+            Ok(left) => {
+                followups.carry_out(left).await;
                 info!(session.id = %sid, "Session disconnected");
                 "disconnected"
             }
@@ -120,5 +131,5 @@ pub(super) async fn disconnect(
         };
         items.push(Outcome { session_id: sid, result });
     }
-    Ok(Json(Outcomes { items }).into_response())
+    items
 }

@@ -1,0 +1,82 @@
+//! Requests whose callers hang up.
+
+use std::task::{Context, Waker};
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{Extension, Path, Query};
+use tegata_domain::session::State as SessionState;
+use tegata_gateway::dial::TargetPolicy;
+use tokio::time::{sleep, timeout};
+
+use super::*;
+use crate::adapters::sqlite::tests::Folder;
+use crate::flows::tests::{PATIENCE, followups};
+use crate::ports::store::contract::{Office, keiri};
+
+fn api(office: &Office<Folder>) -> Arc<Api> {
+    let followups = followups(office);
+    Arc::new(Api {
+        catalogue: Arc::new(Catalogue::new(office.store())),
+        acts: Acts::new(followups.tasks.clone()),
+        followups,
+        keys: ApiKeys::default(),
+        site: Site { targets: TargetPolicy::new([]), asks_desktops: true },
+    })
+}
+
+fn actor() -> Extension<Actor> {
+    Extension(Actor::ApiKey("first".into()))
+}
+
+/// Sends a request and hangs up before its answer.
+fn hang_up<T>(request: impl Future<Output = T>) {
+    let mut request = Box::pin(request);
+    let answer = request.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+    assert!(answer.is_pending(), "the answer is not there yet");
+}
+
+/// Waits until something is so.
+async fn until(so: impl AsyncFn() -> bool) {
+    let wait = async {
+        while !so().await {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, wait).await.expect("it becomes so");
+}
+
+#[tokio::test]
+async fn a_disconnect_is_done_though_its_caller_hangs_up() {
+    let mut office = Office::<Folder>::with_desktops(2).await;
+    let sato = office.work("sato").await;
+    let tanaka = office.work("tanaka").await;
+    let api = api(&office);
+    let session_ids = vec![sato.sid, tanaka.sid];
+    let body = Ok(Json(sessions::Disconnect { session_ids }));
+    hang_up(sessions::disconnect(State(Arc::clone(&api)), actor(), body));
+    for sid in [sato.sid, tanaka.sid] {
+        until(async || matches!(office.state(sid).await, SessionState::Detached { .. })).await;
+    }
+}
+
+#[tokio::test]
+async fn a_pool_is_put_and_used_though_its_caller_hangs_up() {
+    let office = Office::<Folder>::open().await;
+    let api = api(&office);
+    let mut raw = keiri(0);
+    raw.label = "Keiri".into();
+    let (name, change) = (Ok(Path(raw.name.clone())), Ok(Query(pools::Change { reason: None })));
+    hang_up(pools::replace(State(Arc::clone(&api)), actor(), name, change, Ok(Json(raw))));
+    until(async || api.catalogue.all().len() == 1).await;
+}
+
+#[tokio::test]
+async fn whatever_comes_after_the_acts_have_ended_is_told_so() {
+    let office = Office::<Folder>::open().await;
+    let api = api(&office);
+    api.followups.tasks.end(tokio::time::Instant::now() + PATIENCE).await;
+    let stopping = timeout(PATIENCE, api.acts.run(async {})).await.expect("an answer");
+    let status = stopping.expect_err("nothing is done any more").into_response().status();
+    assert_eq!(status, axum::http::StatusCode::SERVICE_UNAVAILABLE);
+}
