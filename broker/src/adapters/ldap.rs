@@ -10,6 +10,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -44,6 +45,8 @@ pub struct LdapDirectory {
     config: LdapConfig,
     searches: Pool,
     binds: Pool,
+    /// Whether the servers were seen to know the rule of [`GroupSource::InChain`].
+    knows_chain: AtomicBool,
 }
 
 /// What in a directory's answers does not fit its configuration.
@@ -59,6 +62,11 @@ enum Misfit {
     Bind(Code),
     #[error("a person is in more than {} groups", crate::ports::directory::GROUPS_MAX)]
     TooManyGroups,
+    #[error(
+        "the server does not know matching rule {}, so groups_in_chain cannot be used",
+        groups::IN_CHAIN
+    )]
+    NoChainRule,
     #[error("groups are nested more than {} deep", crate::ports::directory::GROUP_DEPTH_MAX)]
     GroupsTooDeep,
 }
@@ -80,7 +88,7 @@ impl LdapDirectory {
         let pool =
             |login| Pool::new(config.realm.clone(), Arc::clone(&servers), login, config.limits);
         let (searches, binds) = (pool(Some(service)), pool(None));
-        Ok(Self { config, searches, binds })
+        Ok(Self { config, searches, binds, knows_chain: AtomicBool::new(false) })
     }
 
     fn deadline(&self) -> Instant {
@@ -116,7 +124,7 @@ impl LdapDirectory {
             GroupSource::MemberOf { attribute } => {
                 groups::named(entry, attribute).map_err(|misfit| self.misfit(misfit))?
             }
-            GroupSource::Search { .. } => BTreeSet::new(),
+            GroupSource::Search { .. } | GroupSource::InChain { .. } => BTreeSet::new(),
         };
         Ok(Person {
             display_name: named.unwrap_or_else(|| user.id().to_owned()),
@@ -130,8 +138,15 @@ impl LdapDirectory {
     /// Completes a person whose password was right.
     async fn completed(&self, found: &Found, deadline: Instant) -> Result<Person, DirectoryError> {
         let mut person = found.claimed().clone();
-        if let GroupSource::Search { base, member } = &self.config.groups {
-            person.groups = groups::searched(self, base, member, found.locator(), deadline).await?;
+        let locator = found.locator();
+        match &self.config.groups {
+            GroupSource::MemberOf { .. } => {}
+            GroupSource::Search { base, member } => {
+                person.groups = groups::searched(self, base, member, locator, deadline).await?;
+            }
+            GroupSource::InChain { base, member } => {
+                person.groups = groups::in_chain(self, base, member, locator, deadline).await?;
+            }
         }
         Ok(person)
     }

@@ -99,6 +99,9 @@ pub(super) struct RawLdap {
     pub(super) unit_attribute: Option<String>,
     /// Where groups are searched for; without it, `member_of_attribute` is read.
     pub(super) groups: Option<String>,
+    /// Whether the server follows nested groups by itself, as Active Directory does.
+    #[serde(default)]
+    pub(super) groups_in_chain: bool,
     #[serde(default = "member")]
     pub(super) member_attribute: String,
     #[serde(default = "member_of")]

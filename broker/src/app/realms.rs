@@ -64,11 +64,21 @@ pub(super) fn ldap(
     let member = attribute("member_attribute", &raw.member_attribute);
     let member_of = attribute("member_of_attribute", &raw.member_of_attribute);
     let groups = match &raw.groups {
+        None if raw.groups_in_chain => {
+            reader.fault(at("groups_in_chain"), "needs groups, where they are searched for");
+            None
+        }
         None => member_of.map(|attribute| GroupSource::MemberOf { attribute }),
-        Some(base) => reader
-            .keep(at("groups"), DistinguishedName::new(base))
-            .zip(member)
-            .map(|(base, member)| GroupSource::Search { base, member }),
+        Some(base) => {
+            let places = reader.keep(at("groups"), DistinguishedName::new(base)).zip(member);
+            places.map(|(base, member)| {
+                if raw.groups_in_chain {
+                    GroupSource::InChain { base, member }
+                } else {
+                    GroupSource::Search { base, member }
+                }
+            })
+        }
     };
 
     let usual = LdapLimits::default();

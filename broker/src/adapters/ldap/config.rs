@@ -309,6 +309,14 @@ pub enum GroupSource {
         /// The attribute of a group that names its members, as `member`.
         member: AttributeName,
     },
+    /// In the groups, nested ones included, by one search with a matching rule that
+    /// only Active Directory and its kin know.
+    InChain {
+        /// Where groups are, at any depth.
+        base: DistinguishedName,
+        /// The attribute of a group that names its members, as `member`.
+        member: AttributeName,
+    },
 }
 
 impl GroupSource {
@@ -316,7 +324,7 @@ impl GroupSource {
     pub(super) fn of_entry(&self) -> Option<&AttributeName> {
         match self {
             Self::MemberOf { attribute } => Some(attribute),
-            Self::Search { .. } => None,
+            Self::Search { .. } | Self::InChain { .. } => None,
         }
     }
 }

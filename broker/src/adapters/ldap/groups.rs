@@ -1,6 +1,7 @@
 //! A person's groups, nested ones included, within bounds.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 
 use ldap3::{Scope, ldap_escape};
 use tokio::time::Instant;
@@ -9,6 +10,18 @@ use super::config::{AttributeName, DistinguishedName};
 use super::connection::{Entry, NO_ATTRIBUTES, Search};
 use super::{LdapDirectory, Misfit};
 use crate::ports::directory::{DirectoryError, GROUP_DEPTH_MAX, GROUPS_MAX, GroupName};
+
+/// The rule by which a server follows members of members by itself (MS-ADTS
+/// section 3.1.1.3.4.4.3).
+pub(super) const IN_CHAIN: &str = "1.2.840.113556.1.4.1941";
+
+/// Of which servers that know the rule say that they are one, in the attribute
+/// `supportedCapabilities` of their root (MS-ADTS section 3.1.1.3.4.3): Active
+/// Directory, and its Lightweight Directory Services.
+const ACTIVE_DIRECTORIES: [&str; 2] = ["1.2.840.113556.1.4.800", "1.2.840.113556.1.4.1851"];
+
+/// The attribute in which servers say so.
+const CAPABILITIES: &str = "supportedCapabilities";
 
 /// Most members that one search asks about.
 const MEMBERS_PER_SEARCH: usize = 64;
@@ -72,4 +85,68 @@ pub(super) async fn searched(
         level = above;
     }
     Err(directory.misfit(Misfit::GroupsTooDeep))
+}
+
+/// Searches for the groups that a person is in, nested ones included, by one
+/// search.
+///
+/// A server that does not know the rule would find nothing and call that a
+/// success (RFC 4511 section 4.5.1.7), so it is asked first, until one has said
+/// that it does.
+pub(super) async fn in_chain(
+    directory: &LdapDirectory,
+    base: &DistinguishedName,
+    member: &AttributeName,
+    person: &str,
+    deadline: Instant,
+) -> Result<BTreeSet<GroupName>, DirectoryError> {
+    if !directory.knows_chain.load(Ordering::Relaxed) {
+        let root = Search {
+            base: String::new(),
+            scope: Scope::Base,
+            filter: "(objectClass=*)".to_owned(),
+            attributes: vec![CAPABILITIES.to_owned()],
+            limit: 1,
+        };
+        let root = directory.search(&root, deadline).await?;
+        let mut capabilities = root.entries.iter().flat_map(|entry| entry.values(CAPABILITIES));
+        if !capabilities.any(|value| ACTIVE_DIRECTORIES.iter().any(|oid| oid.as_bytes() == value)) {
+            return Err(directory.misfit(Misfit::NoChainRule));
+        }
+        directory.knows_chain.store(true, Ordering::Relaxed);
+    }
+    let search = Search {
+        base: base.as_str().to_owned(),
+        scope: Scope::Subtree,
+        filter: chain_filter(member, person),
+        attributes: vec![NO_ATTRIBUTES.to_owned()],
+        limit: GROUPS_MAX,
+    };
+    let answer = directory.search(&search, deadline).await?;
+    if answer.is_cut() {
+        return Err(directory.misfit(Misfit::TooManyGroups));
+    }
+    Ok(answer.entries.iter().filter_map(|entry| GroupName::from_dn(&entry.dn).ok()).collect())
+}
+
+fn chain_filter(member: &AttributeName, person: &str) -> String {
+    format!("({member}:{IN_CHAIN}:={})", ldap_escape(person))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_chain_is_asked_for_by_an_extensible_match() {
+        let member = AttributeName::new("member").unwrap();
+        let filter = |person| chain_filter(&member, person);
+        assert_eq!(
+            filter("CN=Sato Hanako,OU=People,DC=honsho,DC=lan"),
+            "(member:1.2.840.113556.1.4.1941:=CN=Sato Hanako,OU=People,DC=honsho,DC=lan)"
+        );
+        let nasty = filter("CN=a*)(uid=*\\,DC=lan");
+        assert_eq!(nasty, "(member:1.2.840.113556.1.4.1941:=CN=a\\2a\\29\\28uid=\\2a\\5c,DC=lan)");
+        assert!(ldap3::parse_filter(&nasty).is_ok());
+    }
 }

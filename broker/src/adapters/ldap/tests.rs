@@ -37,6 +37,11 @@ fn group_search() -> GroupSource {
     GroupSource::Search { base, member: attribute("member") }
 }
 
+fn in_chain() -> GroupSource {
+    let base = dn(&format!("ou=groups,{}", slapd::BASE));
+    GroupSource::InChain { base, member: attribute("member") }
+}
+
 /// Waits that are never reached where the server is well, on a busy machine.
 fn patient() -> LdapLimits {
     LdapLimits { connect: SOON, operation: SOON, patience: SOON, ..LdapLimits::default() }
@@ -216,4 +221,31 @@ async fn groups_nested_beyond_the_limit_are_an_error_and_not_half_an_answer() {
     let error = directory.verify(&sato, &password("pw-sato")).await.expect_err("too deep");
     assert!(matches!(error, DirectoryError::Misconfigured { .. }), "{error:?}");
     person(&directory, "tanaka").await;
+}
+
+#[tokio::test]
+async fn a_server_that_knows_no_chains_is_a_misconfiguration_and_not_a_person_without_groups() {
+    let office = LdapOffice::open(Slapd::ldaps_url, in_chain());
+    let sato = found(&office.directory, "sato").await;
+    for _ in 0..2 {
+        let error =
+            office.directory.verify(&sato, &password("pw-sato")).await.expect_err("a fault");
+        let DirectoryError::Misconfigured { source, .. } = &error else { panic!("{error:?}") };
+        assert!(source.to_string().contains("groups_in_chain"), "{source}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_knows_chains_is_asked_once_for_all_groups() {
+    let ca = TestCa::new("Honsho").expect("a CA");
+    let fake = Fake::start(&ca, Script { chains: true, ..Script::default() }).await;
+    let config = config(&[fake.url()], &ca.certificate());
+    let directory = directory(LdapConfig { groups: in_chain(), ..config });
+    let names = ["keiri", "staff"].map(|name| GroupName::new(&slapd::group_dn(name)));
+    let wanted: BTreeSet<_> = names.into_iter().map(|name| name.expect("a group")).collect();
+    // Found, found once more as oneself, asked whether it knows chains, asked for groups.
+    for searches in [4, 7] {
+        assert_eq!(person(&directory, "sato").await.groups, wanted);
+        assert_eq!(fake.searches(), searches);
+    }
 }

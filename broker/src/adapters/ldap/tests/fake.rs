@@ -28,6 +28,9 @@ pub(super) struct Script {
     pub(super) bind: Bind,
     /// What it does with a search.
     pub(super) search: Answer,
+    /// Whether it says that it is an Active Directory, and finds two groups where it
+    /// is asked for a chain.
+    pub(super) chains: bool,
 }
 
 /// What a fake server does with a person's bind.
@@ -60,7 +63,7 @@ pub(super) enum Answer {
 
 impl Default for Script {
     fn default() -> Self {
-        Self { tls: true, bind: Bind::Code(0), search: Answer::Person(ID) }
+        Self { tls: true, bind: Bind::Code(0), search: Answer::Person(ID), chains: false }
     }
 }
 
@@ -174,6 +177,14 @@ async fn converse(mut socket: impl AsyncRead + AsyncWrite + Unpin, script: Scrip
             0x63 => {
                 seen.searches.fetch_add(1, Ordering::SeqCst);
                 match script.search {
+                    _ if script.chains && contains(operation, b"supportedCapabilities") => {
+                        let known = [("supportedCapabilities", "1.2.840.113556.1.4.800")];
+                        [described(id, "", &known), done(0x65, 0)].concat()
+                    }
+                    _ if script.chains && contains(operation, b"1.2.840.113556.1.4.1941") => {
+                        let group = |name| described(id, &slapd::group_dn(name), &[]);
+                        [group("keiri"), group("staff"), done(0x65, 0)].concat()
+                    }
                     Answer::Person(uuid) => [entry(id, uuid), done(0x65, 0)].concat(),
                     Answer::Endless => {
                         let many = entry(id, ID).repeat(100);
@@ -233,11 +244,16 @@ fn envelope(id: &[u8], parts: &[&[u8]]) -> Vec<u8> {
 }
 
 fn entry(id: &[u8], uuid: &str) -> Vec<u8> {
-    let attribute = |name: &str, value: &str| {
+    let dn = format!("uid=sato,ou=people,{}", slapd::BASE);
+    described(id, &dn, &[("entryuuid", uuid), ("displayname", "Fake")])
+}
+
+fn described(id: &[u8], dn: &str, attributes: &[(&str, &str)]) -> Vec<u8> {
+    let attribute = |(name, value): &(&str, &str)| {
         let values = string(0x31, &string(4, value.as_bytes()));
         string(0x30, &[string(4, name.as_bytes()), values].concat())
     };
-    let attributes = [attribute("entryuuid", uuid), attribute("displayname", "Fake")].concat();
-    let dn = string(4, format!("uid=sato,ou=people,{}", slapd::BASE).as_bytes());
+    let attributes = attributes.iter().map(attribute).collect::<Vec<_>>().concat();
+    let dn = string(4, dn.as_bytes());
     envelope(id, &[&string(0x64, &[dn, string(0x30, &attributes)].concat())])
 }
