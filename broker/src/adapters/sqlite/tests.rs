@@ -1,5 +1,7 @@
 //! The contract on `SQLite`, and what is `SQLite`'s own.
 
+mod crash;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::task::{Context, Waker};
