@@ -51,7 +51,7 @@ fn main() -> ExitCode {
     };
     match arguments.command {
         Command::Version => {
-            let _ = writeln!(io::stdout(), "tegata-agent {VERSION}");
+            let _ = writeln!(io::stdout(), "tegata-agent {VERSION} {}", env!("TEGATA_COMMIT"));
             ExitCode::SUCCESS
         }
         Command::Login(arguments) => login(*arguments, start),

@@ -56,7 +56,7 @@ enum Command {
     },
     /// Read a password and print its hash for a file of users.
     HashPassword,
-    /// Print the version.
+    /// Print the version and the commit that it was built from.
     Version,
 }
 
@@ -83,7 +83,7 @@ fn main() -> ExitCode {
         })),
         Command::HashPassword => reported(print_hash()),
         Command::Version => {
-            println!("tegata-broker {}", env!("CARGO_PKG_VERSION"));
+            println!("tegata-broker {} {}", env!("CARGO_PKG_VERSION"), env!("TEGATA_COMMIT"));
             ExitCode::SUCCESS
         }
     }
