@@ -12,6 +12,7 @@ mod folder;
 pub mod freerdp;
 mod guard;
 mod package;
+pub mod peer;
 pub mod port;
 pub mod process;
 pub mod screen;

@@ -90,6 +90,11 @@ impl Slapd {
         self.ldaps_port
     }
 
+    /// Returns the process id, while it runs.
+    pub fn id(&self) -> Option<u32> {
+        self.process.as_ref().map(Child::id)
+    }
+
     /// Stops the directory: connections are refused until [`Slapd::restart`].
     ///
     /// # Errors
