@@ -29,6 +29,9 @@ pub struct Builder {
     targets: String,
     ldap_ca: Option<PathBuf>,
     address: IpAddr,
+    limits: String,
+    log: String,
+    programs: Option<PathBuf>,
 }
 
 /// A running site.
@@ -36,6 +39,7 @@ pub struct Site {
     folder: TempDir,
     listen: SocketAddr,
     operations: SocketAddr,
+    program: PathBuf,
     broker: Option<Child>,
     starts: u32,
 }
@@ -115,6 +119,24 @@ impl Builder {
         self
     }
 
+    /// Sets the limits, as the lines of a table of the configuration.
+    pub fn limits(mut self, lines: &str) -> Self {
+        self.limits = format!("[limits]\n{lines}\n");
+        self
+    }
+
+    /// Sets what the broker logs.
+    pub fn log(mut self, filter: &str) -> Self {
+        filter.clone_into(&mut self.log);
+        self
+    }
+
+    /// Takes the programs of this folder, not those that were built with the tests.
+    pub fn programs(mut self, folder: &Path) -> Self {
+        self.programs = Some(folder.to_owned());
+        self
+    }
+
     /// Sets up the folder and starts the broker.
     ///
     /// # Errors
@@ -125,8 +147,11 @@ impl Builder {
         let listen = SocketAddr::new(self.address, port::free_udp()?);
         let operations = SocketAddr::from(([127, 0, 0, 1], port::free_tcp()?));
         let site = folder.path().join("site");
-        let init =
-            Command::new(program("tegata-broker")?).args(["init", "--dir"]).arg(&site).output()?;
+        let program = match &self.programs {
+            Some(folder) => folder.join("tegata-broker"),
+            None => program("tegata-broker")?,
+        };
+        let init = Command::new(&program).args(["init", "--dir"]).arg(&site).output()?;
         ensure!(init.status.success(), "init: {}", String::from_utf8_lossy(&init.stderr));
 
         let secret = |name: &str, text: &str| -> Result<()> {
@@ -154,18 +179,18 @@ impl Builder {
         let config = format!(
             "issuer = \"tegata\"\nlisten = [\"{listen}\"]\nadvertise = [\"{listen}\"]\n\
              bootstrap = \"pools.toml\"\n\
-             [log]\nfilter = \"info,tegata_broker=debug,tegata_gateway=debug\"\n\
+             [log]\nfilter = \"{}\"\n\
              [keys]\nbroker_certificate = \"broker.pem\"\nbroker_key = \"broker.key\"\n\
              gateway_certificate = \"gateway.pem\"\ngateway_key = \"gateway.key\"\n\
              signing_key = \"signing.key\"\nreset_key = \"reset.key\"\n\
              [store]\nsqlite = \"tegata.db\"\n\
              [operations]\nlisten = \"{operations}\"\napi_keys = \"api-keys.toml\"\n\
              {}\n[[classes]]\nname = \"office\"\nprefixes = [\"127.0.0.0/8\"]\n\
-             {}\n{occupancy}",
-            self.realm, self.targets,
+             {}\n{occupancy}{}",
+            self.log, self.realm, self.targets, self.limits,
         );
         fs::write(site.join("broker.toml"), config)?;
-        let mut site = Site { folder, listen, operations, broker: None, starts: 0 };
+        let mut site = Site { folder, listen, operations, program, broker: None, starts: 0 };
         site.start()?;
         Ok(site)
     }
@@ -184,6 +209,9 @@ impl Site {
                 .to_owned(),
             ldap_ca: None,
             address: Ipv4Addr::LOCALHOST.into(),
+            limits: String::new(),
+            log: "info,tegata_broker=debug,tegata_gateway=debug".to_owned(),
+            programs: None,
         }
     }
 
@@ -193,11 +221,7 @@ impl Site {
     ///
     /// When it ends or does not become ready.
     pub fn start(&mut self) -> Result<()> {
-        self.starts += 1;
-        let name = format!("broker-{}", self.starts);
-        let mut command = Command::new(program("tegata-broker")?);
-        command.args(["run", "--config"]).arg(self.path("broker.toml"));
-        let broker = Child::spawn(&name, &mut command, self.folder.path())?;
+        let broker = self.launch()?;
         let api = self.api()?;
         wait::until("the broker to be ready", || {
             ensure!(broker.is_running(), "the broker has ended: {}", broker.log());
@@ -206,6 +230,29 @@ impl Site {
         .with_context(|| broker.log())?;
         self.broker = Some(broker);
         Ok(())
+    }
+
+    /// Starts the broker and waits for nothing; the caller has it.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be run.
+    pub fn launch(&mut self) -> Result<Child> {
+        self.starts += 1;
+        let name = format!("broker-{}", self.starts);
+        let mut command = Command::new(&self.program);
+        command.args(["run", "--config"]).arg(self.path("broker.toml"));
+        Child::spawn(&name, &mut command, self.folder.path())
+    }
+
+    /// Returns the broker's process id, while it runs.
+    pub fn broker_id(&self) -> Option<u32> {
+        self.broker.as_ref().map(Child::id)
+    }
+
+    /// Returns where the operations port is.
+    pub fn operations(&self) -> SocketAddr {
+        self.operations
     }
 
     /// Asks the broker to drain and end, and returns its exit number and what it

@@ -1,0 +1,62 @@
+//! What `tegata-bench` does: one module for each bench, and what they share.
+//!
+//! Every bench starts the real programs with the configuration of [`office`], repeats, and prints
+//! by [`report`] one JSON object for each figure and a summary as the last line. `tests/bench.md`
+//! says what the figures mean.
+
+mod arguments;
+mod counter;
+mod desktops;
+mod echo;
+mod idle;
+mod line;
+mod machine;
+mod office;
+mod programs;
+mod relay;
+mod report;
+mod start;
+mod storm;
+mod visitor;
+mod way;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser as _;
+
+use self::arguments::{Arguments, Bench};
+use self::programs::Programs;
+
+/// Exit of a command line that is not understood (`sysexits.h`).
+const EX_USAGE: u8 = 64;
+
+/// Runs the bench that the command line names.
+pub fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let _nobody_reads_it = error.print();
+            return if error.use_stderr() { EX_USAGE.into() } else { ExitCode::SUCCESS };
+        }
+    };
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("tegata-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
+    machine::raise_descriptor_limit()?;
+    let programs = Programs::build(arguments.quick)?;
+    match arguments.bench {
+        Bench::Storm => storm::run(&programs, arguments),
+        Bench::Relay => relay::run(&programs, arguments),
+        Bench::Echo => echo::run(&programs, arguments),
+        Bench::Idle => idle::run(&programs, arguments),
+        Bench::Start => start::run(&programs, arguments),
+    }
+}

@@ -1,0 +1,114 @@
+//! Desktops for measuring: they speak plain TCP and do what the first byte asks for.
+//!
+//! All of them are one listener: every address of `127.0.0.0/8` leads to it, so a pool may have as
+//! many desktops as it likes, each at an address of its own.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use anyhow::Result;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::{Handle, Runtime};
+
+use super::counter::Counter;
+
+/// Sends back what follows.
+pub(super) const ECHO: u8 = b'e';
+/// Sends without end.
+pub(super) const SOURCE: u8 = b's';
+/// Takes without end, and counts.
+pub(super) const SINK: u8 = b'k';
+
+/// The first address; the others follow it.
+const FIRST: u32 = 0x7f40_0001; // 127.64.0.1
+
+/// Bytes that bulk is read and written by.
+const PIECE: usize = 64 * 1024;
+
+/// Most bytes that are echoed at once.
+const ECHO_MAX: usize = 256;
+
+/// Running desktops. Those that echo have a thread of their own, so that bulk never makes them wait.
+pub(super) struct Desktops {
+    port: u16,
+    taken: Counter,
+    /// Ends them when they are dropped.
+    _runtimes: [Runtime; 2],
+}
+
+impl Desktops {
+    /// Starts them, with so many threads for bulk.
+    pub(super) fn start(bulk_threads: usize) -> Result<Self> {
+        let (quiet, busy) = (runtime("echoes", 1)?, runtime("bulk", bulk_threads)?);
+        let listener = quiet.block_on(TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)))?;
+        let port = listener.local_addr()?.port();
+        let taken = Counter::default();
+        let (serving, bulk) = (quiet.handle().clone(), busy.handle().clone());
+        let counter = taken.clone();
+        quiet.spawn(async move {
+            // A desktop that cannot take another connection shows as a failed dial.
+            loop {
+                if let Ok((stream, _)) = listener.accept().await {
+                    serving.spawn(serve(stream, bulk.clone(), counter.clone()));
+                }
+            }
+        });
+        Ok(Self { port, taken, _runtimes: [quiet, busy] })
+    }
+
+    /// Returns the address of the desktop with this number.
+    pub(super) fn address(&self, number: u32) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::from(FIRST + number), self.port))
+    }
+
+    /// Returns what all sinks have counted.
+    pub(super) fn taken(&self) -> Counter {
+        self.taken.clone()
+    }
+}
+
+fn runtime(name: &str, threads: usize) -> Result<Runtime> {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    Ok(runtime.worker_threads(threads).thread_name(name).enable_all().build()?)
+}
+
+/// Serves one connection until it ends, however that comes about.
+async fn serve(mut stream: TcpStream, bulk: Handle, taken: Counter) {
+    let _ = stream.set_nodelay(true);
+    match stream.read_u8().await {
+        Ok(ECHO) => echo(stream).await,
+        Ok(wish @ (SOURCE | SINK)) => {
+            let Ok(stream) = stream.into_std() else { return };
+            bulk.spawn(async move {
+                match TcpStream::from_std(stream) {
+                    Ok(stream) if wish == SOURCE => pour(stream).await,
+                    Ok(stream) => take(stream, taken).await,
+                    Err(_) => {}
+                }
+            });
+        }
+        Ok(_) | Err(_) => {}
+    }
+}
+
+async fn echo(mut stream: TcpStream) {
+    // Small, since thousands of desktops may wait here for somebody to come.
+    let mut piece = [0; ECHO_MAX];
+    while let Ok(count @ 1..) = stream.read(&mut piece).await {
+        if stream.write_all(&piece[..count]).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn pour(mut stream: TcpStream) {
+    let piece = vec![0; PIECE];
+    while stream.write_all(&piece).await.is_ok() {}
+}
+
+async fn take(mut stream: TcpStream, taken: Counter) {
+    let mut piece = vec![0; PIECE];
+    while let Ok(count @ 1..) = stream.read(&mut piece).await {
+        taken.add(count);
+    }
+}
