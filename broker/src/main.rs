@@ -113,6 +113,7 @@ fn reported(outcome: anyhow::Result<()>) -> ExitCode {
 
 fn run(config: Config) -> anyhow::Result<()> {
     forbid_core_dumps()?;
+    raise_descriptor_limit()?;
     telemetry::install(config.log_format, &config.log_filter)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -139,6 +140,16 @@ fn forbid_core_dumps() -> anyhow::Result<()> {
     let none = Rlimit { current: Some(0), maximum: Some(0) };
     setrlimit(Resource::Core, none).context("core dumps cannot be forbidden")?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable).context("core dumps cannot be forbidden")
+}
+
+/// Takes as many descriptors as the system allows: each session needs one, and
+/// the soft limit is 1,024 almost everywhere for the sake of `select`.
+fn raise_descriptor_limit() -> anyhow::Result<()> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })
+        .context("the limit of open descriptors cannot be raised")
 }
 
 fn print_hash() -> anyhow::Result<()> {

@@ -3,10 +3,12 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
 use anyhow::Result;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 use tegata_parts::fake::FakeDesktop;
 use tegata_tests::site::{Site, pool, program};
@@ -33,6 +35,20 @@ fn a_pool_made_by_the_api_is_used_at_once() -> Result<()> {
     api.wait_for_desktops("keiri", "ready", 1)?;
     let sato = site.login("sato", PASSWORD)?;
     echo(&mut sato.desktop()?, "hello")?;
+    Ok(())
+}
+
+#[test]
+fn a_broker_takes_all_the_descriptors_that_it_may() -> Result<()> {
+    let may = getrlimit(Resource::Nofile);
+    // What systemd gives a service that asks for nothing.
+    setrlimit(Resource::Nofile, Rlimit { current: Some(1024), ..may })?;
+    let site = Site::builder().start()?;
+    let limits = fs::read_to_string(format!("/proc/{}/limits", site.broker_id().unwrap()))?;
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    let words: Vec<_> = line.split_whitespace().rev().skip(1).take(2).collect();
+    assert_eq!(words[0], words[1], "soft and hard: {line}");
+    assert_ne!(words[0], "1024", "this machine allows more");
     Ok(())
 }
 
@@ -169,16 +185,16 @@ fn check_config_names_every_fault_at_once_and_opens_nothing() -> Result<()> {
     let check = || Command::new(&broker).args(["check-config", "--config"]).arg(&config).output();
     assert!(check()?.status.success(), "what init makes is good");
 
-    let text = std::fs::read_to_string(&config)?
+    let text = fs::read_to_string(&config)?
         .replace("issuer = \"tegata\"", "issuer = \"\"")
         .replace("format = \"plain\"", "format = \"loud\"")
         .replace("filter = \"info\"", "filter = \"info,tegata_edge=loud\"")
         .replace("127.0.0.1:9464", "0.0.0.0:9464")
         .replace("ports = [3389]", "ports = [\"9-1\"]")
         .replace("bootstrap = \"pools.toml\"", "bootstrap = \"none.toml\"");
-    std::fs::write(&config, text)?;
-    std::fs::set_permissions(site.join("signing.key"), std::fs::Permissions::from_mode(0o644))?;
-    std::fs::set_permissions(site.join("broker.key"), std::fs::Permissions::from_mode(0o640))?;
+    fs::write(&config, text)?;
+    fs::set_permissions(site.join("signing.key"), fs::Permissions::from_mode(0o644))?;
+    fs::set_permissions(site.join("broker.key"), fs::Permissions::from_mode(0o640))?;
     let checked = check()?;
     assert_eq!(checked.status.code(), Some(78));
     let told = String::from_utf8(checked.stderr)?;
@@ -196,7 +212,7 @@ fn check_config_names_every_fault_at_once_and_opens_nothing() -> Result<()> {
     }
     assert!(!site.join("tegata.db").exists(), "no store was made");
 
-    std::fs::write(&config, "issuer = 1\nlisten = nowhere\n")?;
+    fs::write(&config, "issuer = 1\nlisten = nowhere\n")?;
     assert_eq!(check()?.status.code(), Some(78), "no TOML");
     let usage = Command::new(&broker).arg("dance").output()?;
     assert_eq!(usage.status.code(), Some(64));
@@ -206,13 +222,13 @@ fn check_config_names_every_fault_at_once_and_opens_nothing() -> Result<()> {
 #[test]
 fn a_second_broker_on_the_same_store_does_not_start() -> Result<()> {
     let site = Site::builder().start()?;
-    let text = std::fs::read_to_string(site.path("broker.toml"))?;
+    let text = fs::read_to_string(site.path("broker.toml"))?;
     let listen = format!("127.0.0.1:{}", tegata_parts::port::free_udp()?);
     let operations = format!("127.0.0.1:{}", tegata_parts::port::free_tcp()?);
     let mut second: toml::Table = toml::from_str(&text)?;
     second["listen"] = vec![listen].into();
     second["operations"]["listen"] = operations.into();
-    std::fs::write(site.path("second.toml"), toml::to_string(&second)?)?;
+    fs::write(site.path("second.toml"), toml::to_string(&second)?)?;
     let output = Command::new(program("tegata-broker")?)
         .args(["run", "--config"])
         .arg(site.path("second.toml"))
