@@ -1,8 +1,8 @@
 //! The public port: one UDP socket, one handler for each ALPN.
 //!
-//! The accept loop judges each newcomer by the budget and never waits for one;
-//! a task of its own takes it through the handshake, by a deadline, and then to
-//! its handler. What a handler says on its connection is its own affair.
+//! Each newcomer is judged by the budget, at once; [`crate::driver`] takes it
+//! through the handshake, by a deadline, and a task of its own then serves it with
+//! its role's handler. What a handler says on its connection is its own affair.
 
 mod budget;
 mod transport;
@@ -14,38 +14,37 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use prometheus_client::metrics::gauge::Gauge;
-use quinn::crypto::rustls::{HandshakeData, QuicServerConfig};
-use quinn::{Incoming, VarInt};
+use quinn_proto::VarInt;
+use quinn_proto::crypto::rustls::QuicServerConfig;
 use tegata_proto::proof::{EXPORTER_LABEL, EXPORTER_LEN};
-use tokio::time::{Instant, timeout};
+use tokio::runtime::Handle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument as _, debug, debug_span, info};
+use tracing::{Instrument as _, debug, debug_span, error, info};
 
-use self::budget::{Answer, Budget, Slot};
+use self::budget::Budget;
+use crate::driver::{Arrival, Connection, Doorbell, Driver, Stage};
 use crate::metrics::{EdgeMetrics, Refusal, RefusedLabels, RoleLabels};
-use crate::source::{Prefix, canonical};
-use crate::supervisor::Tasks;
+use crate::source::Prefix;
+use crate::supervisor::{Tasks, Thread};
 use crate::tls::{self, RoleCertificate};
 
 pub use self::budget::Limits;
+pub use crate::driver::HANDSHAKE_DEADLINE;
 
-/// By when a handshake must be complete.
-pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
+pub(crate) use self::budget::{Answer, Slot};
 
 /// By when a handler should have the first frame of a connection.
 pub const FIRST_FRAME_DEADLINE: Duration = Duration::from_secs(5);
 
-/// How long closed connections may take to say so before the socket goes.
-const FAREWELL: Duration = Duration::from_secs(1);
-
 /// Application code of a connection that ends because its handler has ended.
-const CLOSE_DONE: VarInt = VarInt::from_u32(0);
+pub(crate) const CLOSE_DONE: VarInt = VarInt::from_u32(0);
 
 /// One accepted connection, its handshake complete.
 #[derive(Debug)]
 pub struct Link {
     /// The connection itself.
-    pub connection: quinn::Connection,
+    pub connection: Connection,
     /// Where it came from, canonical. It may move later.
     pub remote: SocketAddr,
     /// The TLS exporter that proofs on this connection are bound to.
@@ -108,11 +107,18 @@ pub enum BindError {
 
 /// A public port, open and not yet served.
 pub struct Endpoint {
-    socket: quinn::Endpoint,
+    driver: Driver,
     local: SocketAddr,
     grace: Duration,
+    tasks: Tasks,
+    closing: CancellationToken,
+}
+
+/// Decides who comes in, and hands them over.
+pub(crate) struct Reception {
     door: Arc<Door>,
     tasks: Tasks,
+    closing: CancellationToken,
 }
 
 /// What each connection's task needs.
@@ -149,16 +155,15 @@ impl Endpoint {
             .expect("the provider has TLS_AES_128_GCM_SHA256, which QUIC starts with");
         let (config, server) = transport::configure(&reset_key, Arc::new(crypto));
 
-        let failed = |source| BindError::Socket { listen, source };
-        let socket = transport::socket(listen).map_err(failed)?;
-        let runtime = Arc::new(quinn::TokioRuntime);
-        let socket = quinn::Endpoint::new(config, Some(server), socket, runtime).map_err(failed)?;
-        let local = socket.local_addr().map_err(failed)?;
-
         let tasks = Tasks::new(metrics.panics.clone());
         let budget = Budget::new(limits);
         let door = Arc::new(Door { roles, budget, metrics });
-        Ok(Self { socket, local, grace, door, tasks })
+        let closing = CancellationToken::new();
+        let reception = Reception { door, tasks: tasks.clone(), closing: closing.clone() };
+        let failed = |source| BindError::Socket { listen, source };
+        let driver = Driver::open(listen, config, server, reception).map_err(failed)?;
+        let local = driver.local_addr().map_err(failed)?;
+        Ok(Self { driver, local, grace, tasks, closing })
     }
 
     /// Returns the address it listens on, with the port that it was given.
@@ -169,75 +174,84 @@ impl Endpoint {
     /// Serves until `cancelled`, then drains: takes nobody in, asks the handlers
     /// to end, drops those that have not within the grace period, and closes.
     ///
-    /// Returns earlier only when the socket is lost.
+    /// Returns earlier only when the socket is lost, and panics with its driver.
     pub async fn run(self, cancelled: CancellationToken) {
-        info!(listen = %self.local, "Endpoint open");
-        loop {
-            tokio::select! {
-                biased;
-                () = cancelled.cancelled() => break,
-                incoming = self.socket.accept() => match incoming {
-                    Some(incoming) => self.judge(incoming, &cancelled),
-                    None => break,
-                },
+        let Self { driver, local, grace, tasks, closing } = self;
+        let abandoned = Abandon(Arc::clone(driver.doorbell()));
+        let Abandon(doorbell) = &abandoned;
+        let runtime = Handle::current();
+        let started = Thread::start("quic", move || {
+            let _tasks_start_there = runtime.enter();
+            if let Err(error) = driver.run() {
+                error!(%error, "The public port's socket is lost");
             }
+        });
+        let mut thread = match started {
+            Ok(thread) => thread,
+            Err(error) => return error!(%error, "The public port has no thread"),
+        };
+        info!(listen = %local, "Endpoint open");
+        tokio::select! {
+            biased;
+            () = cancelled.cancelled() => {}
+            () = thread.ended() => return,
         }
-        self.socket.set_server_config(None);
-        self.tasks.end(Instant::now() + self.grace).await;
-        self.socket.close(CLOSE_DONE, b"");
-        let _all_have_heard = timeout(FAREWELL, self.socket.wait_idle()).await;
-        info!(listen = %self.local, "Endpoint closed");
+        doorbell.order(Stage::Draining);
+        closing.cancel();
+        tasks.end(Instant::now() + grace).await;
+        doorbell.order(Stage::Closing);
+        thread.ended().await;
+        info!(listen = %local, "Endpoint closed");
+    }
+}
+
+/// Ends the driver with whoever ran the endpoint.
+struct Abandon(Arc<Doorbell>);
+
+impl Drop for Abandon {
+    fn drop(&mut self) {
+        self.0.order(Stage::Abandoned);
+    }
+}
+
+impl Reception {
+    /// Judges a newcomer whose address is `proven` or not.
+    pub(crate) fn judge(&self, remote: SocketAddr, proven: bool) -> Answer {
+        let answer = self.door.budget.judge(Prefix::of(remote.ip()), proven);
+        match answer {
+            Answer::Accept(_) => {}
+            Answer::Retry => {
+                self.door.metrics.retried.inc();
+            }
+            Answer::Refuse(reason) => self.refused(remote, reason),
+        }
+        answer
     }
 
-    fn judge(&self, incoming: Incoming, cancelled: &CancellationToken) {
-        let door = &self.door;
-        let remote = canonical(incoming.remote_address());
-        let source = Prefix::of(remote.ip());
-        match door.budget.judge(source, incoming.remote_address_validated()) {
-            Answer::Accept(slot) => {
-                let closing = cancelled.child_token();
-                let task = Arc::clone(door).serve(incoming, remote, slot, closing);
-                let task = task.instrument(debug_span!("connection", %remote));
-                self.tasks.spawn("connection", task);
-            }
-            Answer::Retry => {
-                door.metrics.retried.inc();
-                // An address that is not validated may always be asked.
-                if let Err(error) = incoming.retry() {
-                    error.into_incoming().ignore();
-                }
-            }
-            Answer::Refuse(reason) => {
-                door.refused(remote, reason);
-                incoming.refuse();
-            }
-        }
+    /// Has somebody served whose handshake is complete.
+    pub(crate) fn welcome(&self, arrival: Arrival) {
+        let span = debug_span!("connection", remote = %arrival.remote);
+        let closing = self.closing.child_token();
+        let task = Arc::clone(&self.door).serve(arrival, closing).instrument(span);
+        self.tasks.spawn("connection", task);
+    }
+
+    /// Counts somebody who did not come in.
+    pub(crate) fn refused(&self, remote: SocketAddr, reason: Refusal) {
+        self.door.refused(remote, reason);
     }
 }
 
 impl Door {
-    async fn serve(
-        self: Arc<Self>,
-        incoming: Incoming,
-        remote: SocketAddr,
-        mut slot: Slot,
-        closing: CancellationToken,
-    ) {
-        let begun = Instant::now();
-        let connection = match timeout(HANDSHAKE_DEADLINE, incoming.into_future()).await {
-            Ok(Ok(connection)) => connection,
-            Ok(Err(error)) => {
-                debug!(%remote, %error, "Handshake failed");
-                return self.refused(remote, Refusal::Handshake);
-            }
-            Err(_) => return self.refused(remote, Refusal::TooSlow),
-        };
+    async fn serve(self: Arc<Self>, arrival: Arrival, closing: CancellationToken) {
+        let Arrival { connection, remote, mut slot, took } = arrival;
         slot.established();
-        self.metrics.handshake.observe(begun.elapsed().as_secs_f64());
+        self.metrics.handshake.observe(took.as_secs_f64());
 
         let mut exporter = [0; EXPORTER_LEN];
         let keyed = connection.export_keying_material(&mut exporter, EXPORTER_LABEL, b"");
         let (Some(role), Ok(())) = (self.role(&connection), keyed) else {
+            connection.close(CLOSE_DONE, b"");
             return self.refused(remote, Refusal::Handshake);
         };
         let labels = RoleLabels { alpn: String::from_utf8_lossy(role.alpn).into_owned() };
@@ -249,8 +263,8 @@ impl Door {
     }
 
     /// Returns the role whose ALPN was agreed on.
-    fn role(&self, connection: &quinn::Connection) -> Option<&Role> {
-        let agreed = connection.handshake_data()?.downcast::<HandshakeData>().ok()?.protocol?;
+    fn role(&self, connection: &Connection) -> Option<&Role> {
+        let agreed = connection.alpn()?;
         self.roles.iter().find(|role| role.alpn == agreed)
     }
 
@@ -263,7 +277,7 @@ impl Door {
 /// An established connection's place. Leaving it, by a panic too, closes the
 /// connection, whoever else still holds it.
 struct Place {
-    connection: quinn::Connection,
+    connection: Connection,
     open: Gauge,
     _slot: Slot,
 }

@@ -5,8 +5,10 @@
 //! [`endpoint::Handler`]. It also holds what every server needs to be run:
 //! supervised tasks, logs, metrics and the operations port.
 //!
-//! It knows no login and no ticket. Start with [`endpoint`].
+//! It knows no login and no ticket. Start with [`endpoint`]; a byte passes through
+//! [`driver`].
 
+pub mod driver;
 pub mod endpoint;
 pub mod metrics;
 pub mod network;
@@ -17,4 +19,5 @@ pub mod telemetry;
 pub mod tls;
 pub mod wire;
 
+pub use driver::Connection;
 pub use endpoint::{Endpoint, EndpointConfig, Handler, Limits, Link, Role};

@@ -3,14 +3,17 @@
 //! [`Supervisor`] holds the tasks that a program is made of: if one of them ends
 //! without being asked, all of them end. [`Tasks`] holds the many that come and
 //! go, one a connection: a panic there ends that one only, and is counted.
-//! Neither lets a task outlive it.
+//! Neither lets a task outlive it. [`Thread`] is for the one loop that is no task.
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
+use std::io;
 use std::sync::Arc;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
+use tokio::sync::oneshot;
 use tokio::task::{Id, JoinSet};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -197,6 +200,44 @@ impl Drop for Shared {
     }
 }
 
+/// An operating system's thread, for what must not wait its turn among tasks. It
+/// belongs to one task, which tells it to end and waits for that.
+pub(crate) struct Thread {
+    handle: Option<JoinHandle<()>>,
+    over: oneshot::Receiver<()>,
+}
+
+impl Thread {
+    /// Starts one.
+    ///
+    /// # Errors
+    ///
+    /// Passes on that the system gives none.
+    pub(crate) fn start(
+        name: &'static str,
+        body: impl FnOnce() + Send + 'static,
+    ) -> io::Result<Self> {
+        let (running, over) = oneshot::channel();
+        let body = move || {
+            let _running = running;
+            body();
+        };
+        let handle = Some(thread::Builder::new().name(name.into()).spawn(body)?);
+        Ok(Self { handle, over })
+    }
+
+    /// Waits until it has ended, and panics as it did.
+    pub(crate) async fn ended(&mut self) {
+        if self.handle.is_some() {
+            // Only its end drops the other side.
+            let _ = (&mut self.over).await;
+        }
+        if let Some(Err(panic)) = self.handle.take().map(JoinHandle::join) {
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
 /// Counts a panic of the task that holds it, while that task unwinds.
 struct PanicWatch {
     task: &'static str,
@@ -205,7 +246,7 @@ struct PanicWatch {
 
 impl Drop for PanicWatch {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if thread::panicking() {
             self.panics.inc();
             error!(task = self.task, "A task panicked, the others go on");
         }
@@ -280,7 +321,7 @@ mod tests {
     async fn a_task_that_does_not_stop_is_named_and_dropped() {
         let (log, write) = log();
         let mut supervisor = Supervisor::new();
-        let (dropped, gone) = tokio::sync::oneshot::channel::<()>();
+        let (dropped, gone) = oneshot::channel::<()>();
         supervisor.spawn("deaf", Stage(0), |_| async move {
             let _dropped = dropped;
             std::future::pending::<()>().await;
@@ -296,7 +337,7 @@ mod tests {
     async fn a_panic_among_many_is_counted_and_ends_no_other() {
         let panics = Counter::default();
         let tasks = Tasks::new(panics.clone());
-        let (sender, answer) = tokio::sync::oneshot::channel();
+        let (sender, answer) = oneshot::channel();
         tasks.spawn("bad", async { panic!("as asked") });
         tasks.spawn("good", async move { sender.send(1).unwrap() });
         tasks.end(Instant::now() + GRACE).await;
@@ -304,10 +345,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_thread_ends_whoever_waits_for_it_the_way_it_ended() {
+        let mut good = Thread::start("good", || {}).expect("a thread");
+        timeout_at(Instant::now() + GRACE, good.ended()).await.expect("it has ended");
+        let mut supervisor = Supervisor::new();
+        supervisor.spawn("bad", Stage(0), |_| async {
+            Thread::start("bad", || panic!("as asked")).expect("a thread").ended().await;
+        });
+        let ended = supervisor.run(std::future::pending(), GRACE).await;
+        assert_eq!(ended, Err(TaskError::Panicked { task: "bad" }));
+    }
+
+    #[tokio::test]
     async fn no_task_outlives_its_set() {
         for end in [true, false] {
             let tasks = Tasks::new(Counter::default());
-            let (held, gone) = tokio::sync::oneshot::channel::<()>();
+            let (held, gone) = oneshot::channel::<()>();
             tasks.spawn("deaf", async move {
                 let _held = held;
                 std::future::pending::<()>().await;

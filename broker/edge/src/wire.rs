@@ -9,8 +9,15 @@ use std::fmt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tegata_proto::frame::{self, Decoder, FrameError};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout_at};
 use zeroize::Zeroizing;
+
+use crate::driver::{RecvStream, SendStream};
+
+/// Most bytes taken from a stream at once. Small, because a reader that waits for
+/// its next frame keeps room for them.
+const PIECE: usize = 256;
 
 /// Why no frame was read or written. The peer is closed in each case.
 #[derive(Debug, thiserror::Error)]
@@ -30,14 +37,14 @@ pub enum WireError {
 }
 
 /// Reads frames from a stream.
-pub struct FrameReader {
-    stream: quinn::RecvStream,
+pub struct FrameReader<S = RecvStream> {
+    stream: S,
     decoder: Decoder,
 }
 
-impl FrameReader {
+impl<S: AsyncRead + Send + Unpin> FrameReader<S> {
     /// Starts where the stream stands, which must be the start of a frame.
-    pub fn new(stream: quinn::RecvStream) -> Self {
+    pub fn new(stream: S) -> Self {
         Self { stream, decoder: Decoder::new() }
     }
 
@@ -68,9 +75,13 @@ impl FrameReader {
     pub async fn next<M: DeserializeOwned>(&mut self, limit: usize) -> Result<M, WireError> {
         loop {
             let wanted = self.decoder.wanted(limit).map_err(WireError::Malformed)?;
-            let chunk = self.stream.read_chunk(wanted, true).await;
-            let chunk = chunk.ok().flatten().ok_or(WireError::Closed)?;
-            let body = self.decoder.take(&mut &chunk.bytes[..], limit);
+            let mut piece = [0; PIECE];
+            let piece = &mut piece[..wanted.min(PIECE)];
+            let read = self.stream.read(piece).await.unwrap_or(0);
+            if read == 0 {
+                return Err(WireError::Closed);
+            }
+            let body = self.decoder.take(&mut &piece[..read], limit);
             if let Some(body) = body.map_err(WireError::Malformed)? {
                 return frame::read(&body).map_err(WireError::Malformed);
             }
@@ -78,15 +89,15 @@ impl FrameReader {
     }
 
     /// Gives the stream back. Between two frames nothing is left behind here.
-    pub fn into_inner(self) -> quinn::RecvStream {
+    pub fn into_inner(self) -> S {
         self.stream
     }
 }
 
-impl fmt::Debug for FrameReader {
+impl<S> fmt::Debug for FrameReader<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The decoder may hold half a password.
-        f.debug_struct("FrameReader").field("stream", &self.stream.id()).finish_non_exhaustive()
+        f.debug_struct("FrameReader").finish_non_exhaustive()
     }
 }
 
@@ -94,19 +105,19 @@ impl fmt::Debug for FrameReader {
 ///
 /// INVARIANT: nothing follows a frame that has begun but the rest of it, so the
 /// peer never reads the head of one frame and the tail of another.
-pub struct FrameWriter {
-    stream: quinn::SendStream,
+pub struct FrameWriter<S = SendStream> {
+    stream: S,
     /// What is left of a frame that has begun.
     rest: Zeroizing<Vec<u8>>,
 }
 
-impl FrameWriter {
+impl<S: AsyncWrite + Send + Unpin> FrameWriter<S> {
     /// Starts where the stream stands.
-    pub fn new(stream: quinn::SendStream) -> Self {
+    pub fn new(stream: S) -> Self {
         Self { stream, rest: Zeroizing::default() }
     }
 
-    /// Writes a message as one frame and returns once quinn has taken all of it.
+    /// Writes a message as one frame and returns once the stream has taken all of it.
     ///
     /// When the deadline passes, or the future is dropped, the frame may have
     /// begun; the next call then finishes it before it begins its own. A frame of
@@ -129,8 +140,8 @@ impl FrameWriter {
 
     async fn put(&mut self, frame: Zeroizing<Vec<u8>>) -> Result<(), WireError> {
         self.put_rest().await?;
-        // quinn takes nothing from a write that is dropped.
-        let taken = self.stream.write(&frame).await.map_err(|_| WireError::Closed)?;
+        // A write that is dropped has taken nothing.
+        let taken = take(&mut self.stream, &frame).await?;
         self.rest = frame;
         self.rest.drain(..taken);
         self.put_rest().await
@@ -138,37 +149,43 @@ impl FrameWriter {
 
     async fn put_rest(&mut self) -> Result<(), WireError> {
         while !self.rest.is_empty() {
-            let taken = self.stream.write(&self.rest).await.map_err(|_| WireError::Closed)?;
+            let taken = take(&mut self.stream, &self.rest).await?;
             self.rest.drain(..taken);
         }
+        // A writer that is silent keeps no room.
+        self.rest = Zeroizing::default();
         Ok(())
     }
 
-    /// Ends the stream, after a frame that has begun, and waits until the peer has
-    /// everything.
+    /// Ends the stream, after a frame that has begun, and waits until it is done:
+    /// for one of ours, until the peer has everything.
     ///
     /// # Errors
     ///
     /// Ends when `deadline` passes, or the peer closes without having it all.
     pub async fn finish(mut self, deadline: Instant) -> Result<(), WireError> {
         timeout_at(deadline, self.put_rest()).await.map_err(|_| WireError::TooSlow)??;
-        self.stream.finish().map_err(|_| WireError::Closed)?;
-        match timeout_at(deadline, self.stream.stopped()).await {
-            Err(_) => Err(WireError::TooSlow),
-            Ok(Ok(None)) => Ok(()),
-            Ok(Ok(Some(_)) | Err(_)) => Err(WireError::Closed),
-        }
+        let shut = timeout_at(deadline, self.stream.shutdown()).await;
+        shut.map_err(|_| WireError::TooSlow)?.map_err(|_| WireError::Closed)
     }
 
     /// Gives the stream back, for raw bytes after the last frame.
-    pub fn into_inner(self) -> quinn::SendStream {
+    pub fn into_inner(self) -> S {
         self.stream
     }
 }
 
-impl fmt::Debug for FrameWriter {
+impl<S> fmt::Debug for FrameWriter<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The rest may hold a ticket.
-        f.debug_struct("FrameWriter").field("stream", &self.stream.id()).finish_non_exhaustive()
+        f.debug_struct("FrameWriter").finish_non_exhaustive()
+    }
+}
+
+/// Gives a stream as much as it takes now, at least one byte.
+async fn take(stream: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> Result<usize, WireError> {
+    match stream.write(bytes).await {
+        Ok(0) | Err(_) => Err(WireError::Closed),
+        Ok(taken) => Ok(taken),
     }
 }

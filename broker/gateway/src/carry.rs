@@ -5,11 +5,13 @@
 //! only then is anybody told.
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
-use quinn::{Connection, RecvStream, SendStream, VarInt};
-use tegata_edge::Link;
+use quinn_proto::VarInt;
+use tegata_edge::driver::{NotJoined, RecvStream, SendStream, Way};
 use tegata_edge::wire::{FrameReader, FrameWriter, WireError};
+use tegata_edge::{Connection, Link};
 use tegata_proto::code::Code;
 use tegata_proto::frame::LIMIT_AFTER;
 use tegata_proto::session::{
@@ -23,7 +25,7 @@ use tracing::{info, warn};
 use crate::dial::DialError;
 use crate::handler::{Gateway, LINGER, close, fault, last_word, stopping};
 use crate::redeem::{self, LinkEnd, LinkReport, Redeemed, Unreachable};
-use crate::relay::{self, Desktop, Parted, ToAgent};
+use crate::relay::{Desktop, Progress};
 use crate::sessions::Registration;
 
 /// By when an agent must have opened its channel after `attached`.
@@ -31,13 +33,6 @@ pub const CHANNEL_DEADLINE: Duration = Duration::from_secs(5);
 
 /// How long a control frame may take to be handed to the agent's connection.
 pub const WRITE_DEADLINE: Duration = Duration::from_secs(5);
-
-/// How long an agent may take to receive the rest and to say goodbye after its
-/// desktop has closed.
-pub const FAREWELL: Duration = Duration::from_secs(10);
-
-/// How long bytes may still be on their way after the agent's side has ended.
-pub const AFTERMATH: Duration = Duration::from_secs(2);
 
 /// Code of a stream that is not wanted.
 const STREAM_REFUSED: VarInt = VarInt::from_u32(1);
@@ -192,24 +187,6 @@ impl Gateway {
     }
 }
 
-/// How far the conversation about one channel has come.
-#[derive(Default)]
-struct Progress {
-    up_done: bool,
-    down_done: bool,
-    /// Who ended first.
-    first: Option<Side>,
-    bye: Option<Code>,
-    /// When it ends even if nobody says more.
-    until: Option<Instant>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Side {
-    Agent,
-    Desktop,
-}
-
 /// Opens the agent's channel, carries it, and listens to the agent meanwhile.
 async fn converse(
     connection: &Connection,
@@ -227,92 +204,50 @@ async fn converse(
         channel = open_channel(connection) => channel,
         heard = &mut heard => return heard.into(),
     };
-    let (send, mut recv) = match channel {
+    let (send, recv) = match channel {
         Ok(channel) => channel,
         Err(error) => return fault(&error).map_or(LinkEnd::AgentGone, LinkEnd::AgentFault),
     };
-    let mut send = ToAgent::new(send);
+    let traffic = Arc::clone(registration.traffic());
+    let splice = desktop.into_socket().map_err(NotJoined::Socket);
+    let splice = splice.and_then(|socket| connection.splice(send, recv, socket, traffic));
+    let splice = match splice {
+        Ok(splice) => splice,
+        Err(NotJoined::Lost(_)) => return LinkEnd::AgentGone,
+        Err(failed @ NotJoined::Socket(_)) => {
+            warn!(error = &failed as &dyn std::error::Error, "Desktop not joined");
+            return LinkEnd::DesktopClosed { viewer: None };
+        }
+    };
     let mut progress = Progress::default();
     {
-        let traffic = registration.traffic();
-        let mut up = pin!(relay::up(&mut recv, desktop.socket(), traffic));
-        let mut down = pin!(relay::down(desktop.socket(), send.stream(), traffic));
+        let (mut up, mut down) = (pin!(splice.parted(Way::Up)), pin!(splice.parted(Way::Down)));
         let mut gone = pin!(refuse_streams(connection));
         while !progress.is_over() {
             // What carries comes first, so that the last bytes are not lost to
             // the news that their sender has gone.
             tokio::select! {
                 biased;
-                parted = &mut up, if !progress.up_done => progress.up_parted(&parted),
-                parted = &mut down, if !progress.down_done => {
-                    progress.down_parted(&parted);
-                    if progress.first == Some(Side::Desktop) {
+                parted = &mut up, if progress.is_open(Way::Up) => {
+                    progress.parted(Way::Up, &parted, Instant::now());
+                }
+                parted = &mut down, if progress.is_open(Way::Down) => {
+                    if progress.parted(Way::Down, &parted, Instant::now()) {
                         desktop_closed.notify_one();
                     }
                 }
-                heard = &mut heard, if progress.bye.is_none() => match heard {
-                    Heard::Bye(code) => progress.bye(code),
+                heard = &mut heard, if progress.is_listening() => match heard {
+                    Heard::Bye(code) => progress.bye(code, Instant::now()),
                     Heard::Gone => break,
                     Heard::Fault(code) => return LinkEnd::AgentFault(code),
                 },
                 () = &mut gone => break,
-                () = at(progress.until) => break,
+                () = at(progress.until()) => break,
             }
         }
     }
-    desktop.close();
+    splice.close();
     progress.end()
-}
-
-impl Progress {
-    fn up_parted(&mut self, parted: &Parted) {
-        self.up_done = true;
-        match parted {
-            // A side that has only finished may still want to hear the other.
-            Parted::AgentFinished => self.ended_by(Side::Agent, None),
-            Parted::AgentGone => self.ended_by(Side::Agent, Some(AFTERMATH)),
-            Parted::DesktopFinished | Parted::DesktopFailed(_) => {
-                self.ended_by(Side::Desktop, Some(FAREWELL));
-            }
-        }
-    }
-
-    fn down_parted(&mut self, parted: &Parted) {
-        self.down_done = true;
-        match parted {
-            Parted::AgentFinished | Parted::AgentGone => {
-                self.ended_by(Side::Agent, Some(AFTERMATH));
-            }
-            Parted::DesktopFinished | Parted::DesktopFailed(_) => {
-                self.ended_by(Side::Desktop, Some(FAREWELL));
-            }
-        }
-    }
-
-    fn bye(&mut self, code: Code) {
-        self.bye = Some(code);
-        self.ended_by(Side::Agent, Some(AFTERMATH));
-    }
-
-    fn ended_by(&mut self, side: Side, within: Option<Duration>) {
-        self.first.get_or_insert(side);
-        let until = within.map(|within| Instant::now() + within);
-        self.until = [self.until, until].into_iter().flatten().min();
-    }
-
-    /// Tells whether there is nothing left to wait for: the agent has said
-    /// goodbye and everything it sent has gone onward.
-    fn is_over(&self) -> bool {
-        self.bye.is_some() && (self.up_done || self.first == Some(Side::Desktop))
-    }
-
-    fn end(&self) -> LinkEnd {
-        match (self.first, self.bye) {
-            (Some(Side::Desktop), viewer) => LinkEnd::DesktopClosed { viewer },
-            (Some(Side::Agent) | None, Some(code)) => LinkEnd::AgentBye(code),
-            (Some(Side::Agent) | None, None) => LinkEnd::AgentGone,
-        }
-    }
 }
 
 impl From<Heard> for LinkEnd {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use quinn::VarInt;
+use quinn_proto::VarInt;
 use tegata_edge::network::NetworkClasses;
 use tegata_edge::wire::{FrameReader, FrameWriter, WireError};
 use tegata_edge::{Handler, Link};

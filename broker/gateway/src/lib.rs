@@ -6,7 +6,8 @@
 //! broker it is given a [`redeem::Broker`] and handed links by the edge.
 //!
 //! Start with [`handler`], which takes an agent to an accepted link, then
-//! [`carry`]. A byte crosses from QUIC to TCP in [`relay::up`].
+//! [`carry`]. Bytes cross from QUIC to TCP in the edge's driver, which is given the
+//! two ends by [`carry`].
 
 pub mod carry;
 pub mod dial;

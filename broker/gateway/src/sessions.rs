@@ -10,13 +10,13 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use tegata_edge::driver::Traffic;
 use tegata_edge::network::NetworkClass;
 use tegata_proto::code::Code;
 use tegata_proto::id::{Epoch, LinkNumber, SessionId};
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
-use crate::relay::Traffic;
 
 /// How many links of one session may be attaching or carried at a time.
 pub const LINKS_MAX: usize = 8;
@@ -50,7 +50,7 @@ struct Link {
     cause: OnceLock<Stop>,
     stop: CancellationToken,
     stopped: CancellationToken,
-    traffic: Traffic,
+    traffic: Arc<Traffic>,
 }
 
 struct Accepted {
@@ -150,7 +150,10 @@ impl Sessions {
             cause: OnceLock::new(),
             stop: CancellationToken::new(),
             stopped: CancellationToken::new(),
-            traffic: Traffic::new(self.metrics.bytes_up.clone(), self.metrics.bytes_down.clone()),
+            traffic: Arc::new(Traffic::new(
+                self.metrics.bytes_up.clone(),
+                self.metrics.bytes_down.clone(),
+            )),
         });
         table.sessions.entry(sid).or_default().links.push(link.clone());
         drop(table);
@@ -292,7 +295,7 @@ impl Registration {
     }
 
     /// Returns what counts the link's bytes.
-    pub(crate) fn traffic(&self) -> &Traffic {
+    pub(crate) fn traffic(&self) -> &Arc<Traffic> {
         &self.link.traffic
     }
 

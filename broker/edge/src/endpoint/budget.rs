@@ -47,7 +47,7 @@ impl Default for Limits {
 
 /// What to do with a newcomer.
 #[derive(Debug)]
-pub(super) enum Answer {
+pub(crate) enum Answer {
     Accept(Slot),
     /// Ask it to prove its address.
     Retry,
@@ -130,7 +130,7 @@ impl Counts {
 
 /// One connection's place in the budget; given back when dropped.
 #[derive(Debug)]
-pub(super) struct Slot {
+pub(crate) struct Slot {
     budget: Arc<Budget>,
     source: Prefix,
     handshake: Option<Handshake>,

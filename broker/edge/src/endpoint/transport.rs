@@ -1,15 +1,14 @@
 //! Every value of the transport that we set rather than inherit.
 
-use std::io;
-use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::{hkdf, hmac};
-use quinn::{IdleTimeout, NoneTokenLog, TransportConfig, ValidationTokenConfig, VarInt};
-use quinn_proto::HashedConnectionIdGenerator;
-use socket2::{Domain, Protocol, Socket, Type};
-use tracing::warn;
+use quinn_proto::crypto::rustls::QuicServerConfig;
+use quinn_proto::{
+    EndpointConfig, HashedConnectionIdGenerator, IdleTimeout, NoneTokenLog, ServerConfig,
+    TransportConfig, ValidationTokenConfig, VarInt,
+};
 
 /// A connection without a packet for this long is gone, in milliseconds. The
 /// agent keeps its own alive; the server never does.
@@ -33,7 +32,7 @@ const SEND_WINDOW: u64 = 1024 * 1024;
 /// Bytes of the TLS handshake kept out of order.
 const CRYPTO_BUFFER: usize = 8 * 1024;
 
-/// Newcomers that may wait for the accept loop.
+/// Newcomers that may wait for their handshake to begin.
 const WAITING: usize = 1024;
 
 /// Bytes kept of one newcomer that waits.
@@ -44,9 +43,6 @@ const WAITING_BUFFERS: u64 = 4 * 1024 * 1024;
 
 /// How long a Retry token is good for.
 const RETRY_TOKEN_LIFE: Duration = Duration::from_secs(15);
-
-/// Socket buffers that are asked for, in bytes; the kernel may give less.
-const SOCKET_BUFFER: usize = 4 * 1024 * 1024;
 
 /// Names the use of the node's key for Retry tokens.
 const RETRY_KEY_SALT: &[u8] = b"tegata retry token v1";
@@ -73,15 +69,15 @@ fn transport() -> TransportConfig {
     config
 }
 
-/// Builds quinn's two halves from the node's key and the TLS configuration.
+/// Builds the two halves of QUIC's configuration from the node's key and the TLS configuration.
 ///
 /// The key makes stateless resets and Retry tokens, so both survive a restart.
-/// It also marks connection ids as ours: quinn resets only what bears that mark,
+/// It also marks connection ids as ours: `quinn-proto` resets only what bears that mark,
 /// and would otherwise draw a new one at each start.
 pub(super) fn configure(
     node_key: &[u8; 64],
-    crypto: Arc<quinn::crypto::rustls::QuicServerConfig>,
-) -> (quinn::EndpointConfig, quinn::ServerConfig) {
+    crypto: Arc<QuicServerConfig>,
+) -> (EndpointConfig, ServerConfig) {
     let reset_key = hmac::Key::new(hmac::HMAC_SHA256, node_key);
     let retry_key = hkdf::Salt::new(hkdf::HKDF_SHA256, RETRY_KEY_SALT).extract(node_key);
 
@@ -90,7 +86,7 @@ pub(super) fn configure(
     let mut validation = ValidationTokenConfig::default();
     validation.sent(0).log(Arc::new(NoneTokenLog));
 
-    let mut server = quinn::ServerConfig::new(crypto, Arc::new(retry_key));
+    let mut server = ServerConfig::new(crypto, Arc::new(retry_key));
     server
         .transport_config(Arc::new(transport()))
         .validation_token_config(validation)
@@ -104,26 +100,9 @@ pub(super) fn configure(
     let tag = hmac::sign(&reset_key, CONNECTION_ID_LABEL);
     mark.copy_from_slice(&tag.as_ref()[..size_of::<u64>()]);
     let mark = u64::from_be_bytes(mark);
-    let mut endpoint = quinn::EndpointConfig::new(Arc::new(reset_key));
+    let mut endpoint = EndpointConfig::new(Arc::new(reset_key));
     endpoint
         .supported_versions(QUIC_VERSIONS.to_vec())
         .cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(mark)));
     (endpoint, server)
-}
-
-/// Opens the one socket of an address. An IPv6 one takes IPv6 only, so that IPv4
-/// can have its own on the same port.
-pub(super) fn socket(listen: SocketAddr) -> io::Result<UdpSocket> {
-    let socket = Socket::new(Domain::for_address(listen), Type::DGRAM, Some(Protocol::UDP))?;
-    if listen.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
-    socket.set_recv_buffer_size(SOCKET_BUFFER)?;
-    socket.set_send_buffer_size(SOCKET_BUFFER)?;
-    let (receive, send) = (socket.recv_buffer_size()?, socket.send_buffer_size()?);
-    if receive.min(send) < SOCKET_BUFFER {
-        warn!(receive, send, wanted = SOCKET_BUFFER, "The kernel allows only small UDP buffers");
-    }
-    socket.bind(&listen.into())?;
-    Ok(socket.into())
 }

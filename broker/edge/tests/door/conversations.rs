@@ -124,15 +124,33 @@ async fn a_stream_that_ends_is_closed_even_in_the_middle_of_a_frame() {
 async fn a_frame_that_has_begun_is_finished_before_the_next() {
     let house = House::new();
     let server = house.open(Limits::default());
-    let (connection, send, receive) = talk(&house, &server).await;
+    let (_connection, send, receive) = talk(&house, &server).await;
     let mut writer = FrameWriter::new(send);
     let stumble = json!({ "say": "stumble" });
     writer.write(&stumble, FRAME_LIMIT, soon()).await.unwrap();
     // Nothing is read before the server has given up.
-    within(connection.accept_uni()).await.unwrap();
+    within(house.stumbled.notified()).await;
     let mut answers = FrameReader::new(receive);
     let long: Value = answers.read(2 * LONG, soon()).await.unwrap();
     assert_eq!(long.as_str().map(str::len), Some(LONG), "the frame that had begun is whole");
     let next: Value = answers.read(2 * LONG, soon()).await.unwrap();
     assert_eq!(next, stumble, "one that had not begun is forgotten");
+}
+
+#[tokio::test]
+async fn a_peer_that_moves_is_known_by_its_new_address() {
+    let house = House::new();
+    let server = house.open(Limits::default());
+    let visitor = house.visitor(&[FIRST]);
+    let connection = visitor.connect(server.address).await;
+    ask(&connection, "hello").await.unwrap();
+    for _ in 0..3 {
+        let here = visitor.roam().to_string();
+        // The first packet from there may be the question itself.
+        while ask(&connection, "remote now").await.unwrap() != json!(here) {}
+    }
+    assert_ne!(
+        ask(&connection, "remote").await.unwrap(),
+        ask(&connection, "remote now").await.unwrap()
+    );
 }

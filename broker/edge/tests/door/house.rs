@@ -22,7 +22,7 @@ use tegata_edge::wire::{FrameReader, FrameWriter, WireError};
 use tegata_edge::{Endpoint, EndpointConfig, Handler, Limits, Link, Role};
 use tempfile::TempDir;
 use tokio::net::UdpSocket;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -68,6 +68,8 @@ pub(crate) struct House {
     folder: TempDir,
     ca: CertifiedIssuer<'static, KeyPair>,
     pub(crate) metrics: EdgeMetrics,
+    /// Told when a server has given up in the middle of a frame.
+    pub(crate) stumbled: Arc<Notify>,
     tasks: Tasks,
 }
 
@@ -99,6 +101,7 @@ impl House {
             folder: TempDir::new().expect("a folder"),
             ca,
             metrics: EdgeMetrics::register(&mut registry("test", "0")),
+            stumbled: Arc::default(),
             tasks: Tasks::new(Counter::default()),
         }
     }
@@ -141,7 +144,8 @@ impl House {
         let (broker, gateway) = (self.broker(), self.gateway());
         let role = |alpn, certificate: &Arc<RoleCertificate>| {
             let certificate = Arc::clone(certificate);
-            Role { alpn, certificate, handler: Arc::new(Echo) }
+            let handler = Arc::new(Echo { stumbled: Arc::clone(&self.stumbled) });
+            Role { alpn, certificate, handler }
         };
         let roles = vec![role(FIRST, &broker), role(SECOND, &gateway)];
         let config = EndpointConfig { listen, reset_key: NODE_KEY, limits, grace };
@@ -214,7 +218,9 @@ pub(crate) struct Server {
 }
 
 /// Sends back each frame it gets, with a few words that make it do other things.
-struct Echo;
+struct Echo {
+    stumbled: Arc<Notify>,
+}
 
 #[async_trait]
 impl Handler for Echo {
@@ -222,7 +228,8 @@ impl Handler for Echo {
         let deaf = AtomicBool::new(false);
         let conversation = async {
             while let Ok((send, receive)) = link.connection.accept_bi().await {
-                converse(&link, &deaf, FrameReader::new(receive), FrameWriter::new(send)).await;
+                let (reader, writer) = (FrameReader::new(receive), FrameWriter::new(send));
+                self.converse(&link, &deaf, reader, writer).await;
             }
         };
         tokio::select! {
@@ -237,50 +244,54 @@ impl Handler for Echo {
     }
 }
 
-async fn converse(
-    link: &Link,
-    deaf: &AtomicBool,
-    mut reader: FrameReader,
-    mut writer: FrameWriter,
-) {
-    loop {
-        let deadline = Instant::now() + PATIENCE;
-        let answer = match reader.read::<Value>(FRAME_LIMIT, deadline).await {
-            Ok(word) if word["say"] == "panic" => {
-                // As if another task still held it.
-                std::mem::forget(link.connection.clone());
-                panic!("as asked")
+impl Echo {
+    async fn converse(
+        &self,
+        link: &Link,
+        deaf: &AtomicBool,
+        mut reader: FrameReader,
+        mut writer: FrameWriter,
+    ) {
+        loop {
+            let deadline = Instant::now() + PATIENCE;
+            let answer = match reader.read::<Value>(FRAME_LIMIT, deadline).await {
+                Ok(word) if word["say"] == "panic" => {
+                    // As if another task still held it.
+                    std::mem::forget(link.connection.clone());
+                    panic!("as asked")
+                }
+                Ok(word) if word["say"] == "be deaf" => {
+                    deaf.store(true, Ordering::Relaxed);
+                    word
+                }
+                Ok(word) if word["say"] == "stumble" => {
+                    stumble(&mut writer).await;
+                    self.stumbled.notify_one();
+                    word
+                }
+                Ok(word) if word["say"] == "exporter" => json!(link.exporter),
+                Ok(word) if word["say"] == "remote" => json!(link.remote.to_string()),
+                Ok(word) if word["say"] == "remote now" => {
+                    json!(link.connection.remote_address().to_string())
+                }
+                Ok(word) => word,
+                Err(WireError::Malformed(_)) => return link.connection.close(BAD_FRAME, b""),
+                Err(WireError::Closed | WireError::TooSlow | WireError::Unsendable(_)) => return,
+            };
+            if writer.write(&answer, FRAME_LIMIT * 4, deadline).await.is_err() {
+                return;
             }
-            Ok(word) if word["say"] == "be deaf" => {
-                deaf.store(true, Ordering::Relaxed);
-                word
-            }
-            Ok(word) if word["say"] == "stumble" => {
-                stumble(link, &mut writer).await;
-                word
-            }
-            Ok(word) if word["say"] == "exporter" => json!(link.exporter),
-            Ok(word) if word["say"] == "remote" => json!(link.remote.to_string()),
-            Ok(word) => word,
-            Err(WireError::Malformed(_)) => return link.connection.close(BAD_FRAME, b""),
-            Err(WireError::Closed | WireError::TooSlow | WireError::Unsendable(_)) => return,
-        };
-        if writer.write(&answer, FRAME_LIMIT * 4, deadline).await.is_err() {
-            return;
         }
     }
 }
 
-/// Gives up in the middle of a long frame and before a short one, and tells the
-/// visitor so on a stream of its own.
-async fn stumble(link: &Link, writer: &mut FrameWriter) {
+/// Gives up in the middle of a long frame and before a short one.
+async fn stumble(writer: &mut FrameWriter) {
     for word in [json!("x".repeat(LONG)), json!("forgotten")] {
         let soon = Instant::now() + Duration::from_millis(100);
         let given_up = writer.write(&word, 2 * LONG, soon).await;
         assert!(matches!(given_up, Err(WireError::TooSlow)), "{given_up:?}");
     }
-    let mut told = link.connection.open_uni().await.expect("a stream");
-    told.write_all(b"!").await.expect("told");
 }
 
 /// A client.
@@ -303,6 +314,13 @@ impl Visitor {
         let mut endpoint = quinn::Endpoint::client(address).expect("a socket");
         endpoint.set_default_client_config(quinn::ClientConfig::new(Arc::new(tls)));
         Self { endpoint }
+    }
+
+    /// Goes on from another port.
+    pub(crate) fn roam(&self) -> SocketAddr {
+        let socket = std::net::UdpSocket::bind(loopback()).expect("a socket");
+        self.endpoint.rebind(socket).expect("a socket that can be used");
+        self.endpoint.local_addr().expect("bound")
     }
 
     pub(crate) fn connecting(&self, server: SocketAddr) -> quinn::Connecting {

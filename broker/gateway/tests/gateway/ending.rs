@@ -1,6 +1,7 @@
 //! Ends that come from elsewhere: the kill list, a newer link, a drain.
 
 use std::io::ErrorKind;
+use std::time::Duration;
 
 use quinn::{ReadError, ReadToEndError};
 use tegata_gateway::redeem::LinkEnd;
@@ -9,6 +10,7 @@ use tegata_proto::id::{Incarnation, LinkNumber};
 use tegata_proto::session::GatewayMessage;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use crate::office::{Office, desktop, within};
 
@@ -52,6 +54,36 @@ async fn an_ended_session_carries_nothing_more_and_its_desktop_is_reset() {
     assert_eq!(rest.map(|rest| rest.len()), Err(dropped), "what was on its way is dropped");
     let closed = within(call.connection.closed()).await;
     assert!(closed.to_string().contains("device_revoked"), "{closed}");
+}
+
+#[tokio::test]
+async fn a_session_that_ends_while_all_is_full_writes_nothing_afterwards() {
+    let office = Office::open();
+    let (listener, target) = desktop().await;
+    let person = office.person(1, target);
+    let (_call, mut line, mut desktop) = office.seat(&person, &listener).await;
+    // Until neither side can write: nobody reads.
+    let piece = vec![7; 1024 * 1024];
+    let stuck = Duration::from_secs(1);
+    while timeout(stuck, line.send.write(&piece)).await.is_ok() {}
+    while timeout(stuck, desktop.write(&piece)).await.is_ok() {}
+    office.broker.end(person.sid);
+    within(office.sessions.end(person.sid, Code::EndedByAdministrator)).await.expect("carried");
+    let report = office.broker.report(person.sid).await;
+    // What the kernel still had for the desktop is dropped with the reset.
+    let mut heard = 0;
+    let mut buffer = vec![0; 1024 * 1024];
+    let reset = loop {
+        match within(desktop.read(&mut buffer)).await {
+            Ok(0) => break false,
+            Ok(read) => heard += read as u64,
+            Err(error) => break error.kind() == ErrorKind::ConnectionReset,
+        }
+    };
+    assert!(reset, "not closed in order");
+    assert!(heard <= report.bytes_up, "{heard} bytes of {}", report.bytes_up);
+    let refused = within(line.send.write_all(&piece)).await;
+    assert!(refused.is_err(), "nor is anything taken from the agent");
 }
 
 #[tokio::test]

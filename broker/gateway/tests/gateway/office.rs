@@ -274,6 +274,8 @@ pub(crate) struct Office {
     pub(crate) signer: Key,
     pub(crate) registry: Registry,
     pub(crate) closing: CancellationToken,
+    /// What the next agent brings along.
+    pub(crate) transport: Arc<quinn::TransportConfig>,
     address: SocketAddr,
     client: quinn::Endpoint,
     running: JoinSet<()>,
@@ -332,12 +334,30 @@ impl Office {
         running.spawn(endpoint.run(closing.clone()));
         let client =
             quinn::Endpoint::client("127.0.0.1:0".parse().expect("an address")).expect("a socket");
-        Self { broker, sessions, signer, registry, closing, address, client, running, _dir: dir }
+        let transport = Arc::default();
+        Self {
+            broker,
+            sessions,
+            signer,
+            registry,
+            closing,
+            transport,
+            address,
+            client,
+            running,
+            _dir: dir,
+        }
     }
 
     /// Waits until the endpoint has drained.
     pub(crate) async fn closed(mut self) {
         within(self.running.join_next()).await.expect("one task").expect("no panic");
+    }
+
+    /// Has the agents go on from another port, as after a change of networks.
+    pub(crate) fn roam(&self) {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        self.client.rebind(socket).expect("a socket that can be used");
     }
 
     /// Logs a person in to a desktop.
@@ -375,7 +395,8 @@ impl Office {
             .with_no_client_auth();
         config.alpn_protocols = vec![ALPN_SESSION.to_vec()];
         let config = QuicClientConfig::try_from(config).expect("a QUIC suite");
-        let config = quinn::ClientConfig::new(Arc::new(config));
+        let mut config = quinn::ClientConfig::new(Arc::new(config));
+        config.transport_config(self.transport.clone());
         let connecting = self.client.connect_with(config, self.address, "gateway");
         let connection = within(connecting.expect("an address")).await.expect("a handshake");
         let mut exporter = [0; 32];
@@ -406,8 +427,8 @@ impl Office {
 pub(crate) struct Call {
     pub(crate) connection: quinn::Connection,
     pub(crate) exporter: [u8; 32],
-    pub(crate) writer: FrameWriter,
-    pub(crate) reader: FrameReader,
+    pub(crate) writer: FrameWriter<SendStream>,
+    pub(crate) reader: FrameReader<RecvStream>,
 }
 
 /// An agent's channel.

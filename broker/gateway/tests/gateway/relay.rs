@@ -71,10 +71,11 @@ async fn no_byte_passes_before_the_broker_knows_that_the_desktop_was_reached() {
 #[tokio::test]
 async fn many_bytes_cross_both_ways_at_once_and_none_changes() {
     let office = Office::open();
-    let (person, mut call, mut line, mut desktop) = seated(&office, 1).await;
     let (up, down) = (noise(9 * MIB + 7, 1), noise(17 * MIB + 3, 2));
     let digests = (sha256(&up), sha256(&down));
     let lengths = (up.len(), down.len());
+    // Only now: nothing moves here while bytes are made up.
+    let (person, mut call, mut line, mut desktop) = seated(&office, 1).await;
     let (mut desktop_read, mut desktop_write) = desktop.split();
     let (mut at_desktop, mut at_agent) = (vec![0; up.len()], vec![0; down.len()]);
     let all = async {
@@ -128,6 +129,97 @@ async fn an_agent_that_has_finished_still_hears_the_desktop_out() {
     call.bye(Code::Disconnected).await;
     let report = office.broker.report(person.sid).await;
     assert_eq!(report.end, LinkEnd::AgentBye(Code::Disconnected), "the agent ended first");
+}
+
+#[tokio::test]
+async fn a_desktop_that_has_finished_still_hears_the_agent_out() {
+    let office = Office::open();
+    let answer = noise(3 * MIB, 7);
+    let (person, mut call, mut line, mut desktop) = seated(&office, 1).await;
+    desktop.write_all(b"last words").await.expect("room");
+    desktop.shutdown().await.expect("open");
+    assert_eq!(within(line.recv.read_to_end(100)).await.expect("the end"), b"last words");
+    assert_eq!(call.hear().await, GatewayMessage::End { cause: Code::DesktopLost });
+    let mut heard = Vec::new();
+    let (written, read) = tokio::join!(
+        async {
+            line.send.write_all(&answer).await.expect("room");
+            line.send.finish()
+        },
+        within(desktop.read_to_end(&mut heard)),
+    );
+    written.expect("open");
+    read.expect("all of it");
+    assert!(heard == answer);
+    call.bye(Code::LoggedOff).await;
+    let report = office.broker.report(person.sid).await;
+    assert_eq!(report.end, LinkEnd::DesktopClosed { viewer: Some(Code::LoggedOff) });
+    assert_eq!(report.bytes_up, answer.len() as u64);
+}
+
+#[tokio::test]
+async fn an_agent_that_changes_networks_in_the_middle_loses_nothing() {
+    let office = Office::open();
+    let (up, down) = (noise(6 * MIB + 1, 8), noise(12 * MIB + 5, 9));
+    let (_, _call, mut line, mut desktop) = seated(&office, 1).await;
+    let (mut desktop_read, mut desktop_write) = desktop.split();
+    let (mut at_desktop, mut at_agent) = (vec![0; up.len()], vec![0; down.len()]);
+    let Line { send, recv } = &mut line;
+    let all = async {
+        tokio::join!(
+            async { send.write_all(&up).await.expect("room") },
+            async { desktop_write.write_all(&down).await.expect("room") },
+            async { desktop_read.read_exact(&mut at_desktop).await.expect("all") },
+            // Each time when a third of it is there.
+            async {
+                for part in at_agent.chunks_mut(4 * MIB) {
+                    recv.read_exact(part).await.expect("all");
+                    office.roam();
+                }
+            },
+        )
+    };
+    within(all).await;
+    assert!(sha256(&at_desktop) == sha256(&up), "what went up");
+    assert!(sha256(&at_agent) == sha256(&down), "what came down");
+    echo(&mut line, &mut desktop).await;
+}
+
+#[tokio::test]
+async fn a_hundred_agents_that_do_not_read_take_little_and_hold_up_nobody() {
+    let mut office = Office::open();
+    let roomy = office.transport.clone();
+    // So that little is on the way to them, and all of it with the gateway.
+    let mut narrow = quinn::TransportConfig::default();
+    narrow.stream_receive_window(16_384_u32.into());
+    office.transport = narrow.into();
+    let mut slow = Vec::new();
+    for n in 0..100 {
+        let (_, call, line, desktop) = seated(&office, n).await;
+        slow.push((call, line, desktop));
+    }
+    office.transport = roomy;
+    let piece = noise(MIB, 10);
+    let down = noise(4 * MIB, 11);
+    let mut flooding = tokio::task::JoinSet::new();
+    let mut lines = Vec::new();
+    for (call, line, mut desktop) in slow {
+        let piece = piece.clone();
+        flooding.spawn(async move { while desktop.write_all(&piece).await.is_ok() {} });
+        lines.push((call, line));
+    }
+    let (person, _call, mut line, mut desktop) = seated(&office, 1000).await;
+    let mut read = vec![0; down.len()];
+    let (written, all) =
+        tokio::join!(desktop.write_all(&down), within(line.recv.read_exact(&mut read)),);
+    written.expect("room");
+    all.expect("all of it");
+    assert!(read == down);
+    echo(&mut line, &mut desktop).await;
+    for link in office.sessions.live().iter().filter(|link| link.sid != person.sid) {
+        assert!(link.bytes_down < 2 * MIB as u64, "{} bytes of one", link.bytes_down);
+    }
+    flooding.shutdown().await;
 }
 
 #[tokio::test]

@@ -1,0 +1,445 @@
+//! The thread that owns a public port: it receives, decides who is served next,
+//! carries what is joined to a desktop, and sends.
+//!
+//! QUIC itself is `quinn-proto`, which does no input or output. Everything that
+//! waits for a person, a directory or a store is a handler on tokio; it reaches
+//! its connection through [`Connection`] and the halves of its streams. Who may
+//! come in is decided by [`crate::endpoint`]. What is served next is [`schedule`].
+
+mod connection;
+mod doorbell;
+mod schedule;
+mod socket;
+mod splice;
+mod stream;
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use quinn_proto::{
+    ConnectionError, ConnectionHandle, DatagramEvent, EcnCodepoint, EndpointEvent, Incoming,
+};
+use quinn_udp::RecvMeta;
+use tracing::debug;
+
+use self::connection::{News, Shared};
+use self::doorbell::Seen;
+use self::schedule::{Pace, Ready, TRANSMITS_PER_TURN, Timers, segments};
+use self::socket::{RECEIVES, Socket};
+use self::splice::{Scratch, Turn};
+use crate::endpoint::{Answer, CLOSE_DONE, Reception, Slot};
+use crate::metrics::Refusal;
+use crate::source::canonical;
+
+pub use self::connection::{Connection, NotExported};
+pub use self::splice::{NotJoined, Parted, Splice, Traffic, Way};
+pub use self::stream::{RecvStream, SendStream};
+
+pub(crate) use self::doorbell::{Doorbell, Stage};
+
+/// By when a handshake must be complete.
+pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How long closed connections may take to say so before the socket goes.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// Somebody who has been let in, after its handshake.
+pub(crate) struct Arrival {
+    pub(crate) connection: Connection,
+    pub(crate) remote: SocketAddr,
+    pub(crate) slot: Slot,
+    pub(crate) took: Duration,
+}
+
+/// A public port and everybody who is connected to it.
+pub(crate) struct Driver {
+    quic: quinn_proto::Endpoint,
+    socket: Socket,
+    doorbell: Arc<Doorbell>,
+    reception: Reception,
+    entries: Vec<Option<Entry>>,
+    /// Let in, and not yet begun with.
+    newcomers: VecDeque<Newcomer>,
+    ready: Ready,
+    timers: Timers,
+    scratch: Scratch,
+    rung: Vec<usize>,
+    /// Whether the doorbell tells of room in the socket.
+    awaits_room: bool,
+    closing: Option<Instant>,
+}
+
+struct Newcomer {
+    incoming: Incoming,
+    handshake: Handshake,
+}
+
+/// What is kept of a handshake in progress.
+struct Handshake {
+    remote: SocketAddr,
+    begun: Instant,
+    slot: Slot,
+}
+
+/// The driver's own part of a connection.
+struct Entry {
+    shared: Arc<Shared>,
+    pace: Pace,
+    handshake: Option<Box<Handshake>>,
+    /// The connection's last word, kept back while a desktop is joined to it.
+    drained: Option<EndpointEvent>,
+}
+
+impl Driver {
+    /// Opens the port. Nobody is answered before [`run`](Self::run).
+    pub(crate) fn open(
+        listen: SocketAddr,
+        config: quinn_proto::EndpointConfig,
+        server: quinn_proto::ServerConfig,
+        reception: Reception,
+    ) -> io::Result<Self> {
+        let socket = Socket::open(listen)?;
+        let doorbell = Arc::new(Doorbell::new(&socket)?);
+        let whole = !socket.may_fragment();
+        let server = Some(Arc::new(server));
+        let quic = quinn_proto::Endpoint::new(Arc::new(config), server, whole, None);
+        Ok(Self {
+            quic,
+            socket,
+            doorbell,
+            reception,
+            entries: Vec::new(),
+            newcomers: VecDeque::new(),
+            ready: Ready::default(),
+            timers: Timers::default(),
+            scratch: Scratch::default(),
+            rung: Vec::new(),
+            awaits_room: false,
+            closing: None,
+        })
+    }
+
+    pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+
+    pub(crate) fn doorbell(&self) -> &Arc<Doorbell> {
+        &self.doorbell
+    }
+
+    /// Serves until it is ordered to close and everybody has been told.
+    ///
+    /// # Errors
+    ///
+    /// Ends when the socket is lost.
+    pub(crate) fn run(mut self) -> io::Result<()> {
+        let (mut events, mut seen) = (Vec::new(), Seen::default());
+        let mut metas = [RecvMeta::default(); RECEIVES];
+        while !self.is_over() {
+            let until = if self.has_work() { Some(Instant::now()) } else { self.next_time() };
+            self.doorbell.sleep(until, &mut events, &mut seen)?;
+            self.attend(&seen, &mut metas)?;
+            let now = Instant::now();
+            while let Some(key) = self.timers.expired(now) {
+                self.queue(key, now);
+            }
+            if !self.socket.is_full() {
+                self.round();
+            }
+            if self.socket.is_full() != self.awaits_room {
+                self.awaits_room = !self.awaits_room;
+                self.doorbell.await_room(&self.socket, self.awaits_room)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells whether something can be done before anything else happens.
+    fn has_work(&self) -> bool {
+        let waiting = !self.ready.is_empty() || !self.newcomers.is_empty();
+        waiting && !self.socket.is_full()
+    }
+
+    fn next_time(&self) -> Option<Instant> {
+        let farewell = self.closing.map(|since| since + FAREWELL);
+        [self.timers.next(), farewell].into_iter().flatten().min()
+    }
+
+    fn is_over(&self) -> bool {
+        self.doorbell.stage() == Stage::Abandoned
+            || self.closing.is_some_and(|since| {
+                since.elapsed() >= FAREWELL || self.quic.open_connections() == 0
+            })
+    }
+
+    /// Takes in what the sockets and the other threads have to say.
+    fn attend(&mut self, seen: &Seen, metas: &mut [RecvMeta; RECEIVES]) -> io::Result<()> {
+        let now = Instant::now();
+        if seen.udp_out {
+            self.socket.flush();
+        }
+        if seen.udp_in {
+            self.receive(metas, now)?;
+        }
+        for (key, flags) in &seen.desktops {
+            if let Some(Some(entry)) = self.entries.get(*key) {
+                if let Some(joined) = &mut entry.shared.state().joined {
+                    joined.desktop_changed(*flags);
+                }
+                self.queue(*key, now);
+            }
+        }
+        if seen.rung {
+            let mut rung = std::mem::take(&mut self.rung);
+            self.doorbell.take(&mut rung);
+            for key in &rung {
+                if let Some(Some(entry)) = self.entries.get(*key) {
+                    entry.shared.heard();
+                    self.queue(*key, now);
+                }
+            }
+            self.rung = rung;
+            self.obey();
+        }
+        Ok(())
+    }
+
+    /// Does what a new stage asks for.
+    fn obey(&mut self) {
+        let stage = self.doorbell.stage();
+        if stage >= Stage::Draining {
+            self.quic.set_server_config(None);
+            for Newcomer { incoming, .. } in std::mem::take(&mut self.newcomers) {
+                self.refuse(incoming);
+            }
+        }
+        if stage >= Stage::Closing && self.closing.is_none() {
+            let now = Instant::now();
+            self.closing = Some(now);
+            for key in 0..self.entries.len() {
+                if let Some(entry) = &mut self.entries[key] {
+                    entry.close(now);
+                    self.queue(key, now);
+                }
+            }
+        }
+    }
+
+    fn queue(&mut self, key: usize, now: Instant) {
+        if let Some(Some(entry)) = self.entries.get(key) {
+            self.ready.add(key, entry.pace.class(now));
+        }
+    }
+
+    fn receive(&mut self, metas: &mut [RecvMeta; RECEIVES], now: Instant) -> io::Result<()> {
+        let count = self.socket.receive(metas)?;
+        for (index, meta) in metas[..count].iter().enumerate() {
+            let mut batch = self.socket.batch(index, meta.len);
+            while !batch.is_empty() {
+                let datagram = batch.split_to(meta.stride.min(batch.len()));
+                self.datagram(meta, datagram, now);
+            }
+        }
+        Ok(())
+    }
+
+    fn datagram(&mut self, meta: &RecvMeta, bytes: BytesMut, now: Instant) {
+        let ecn = meta.ecn.and_then(|ecn| EcnCodepoint::from_bits(ecn as u8));
+        // What waits for room keeps the buffer; an answer of this kind is only lost.
+        let mut spare = Vec::new();
+        let full = self.socket.is_full();
+        let out = if full { &mut spare } else { &mut self.socket.out };
+        out.clear();
+        match self.quic.handle(now, meta.addr, meta.dst_ip, ecn, bytes, out) {
+            Some(DatagramEvent::ConnectionEvent(ConnectionHandle(key), event)) => {
+                if let Some(Some(entry)) = self.entries.get(key) {
+                    entry.shared.state().quic.handle_event(event);
+                    self.queue(key, now);
+                }
+            }
+            Some(DatagramEvent::NewConnection(incoming)) => self.judge(incoming, now),
+            Some(DatagramEvent::Response(answer)) if !full => self.socket.send(answer),
+            Some(DatagramEvent::Response(_)) | None => {}
+        }
+    }
+
+    /// Decides about a newcomer, at once: nobody waits here for a peer.
+    fn judge(&mut self, incoming: Incoming, now: Instant) {
+        let remote = canonical(incoming.remote_address());
+        match self.reception.judge(remote, incoming.remote_address_validated()) {
+            Answer::Accept(slot) => {
+                let handshake = Handshake { remote, begun: now, slot };
+                self.newcomers.push_back(Newcomer { incoming, handshake });
+            }
+            Answer::Retry if self.socket.is_full() => self.quic.ignore(incoming),
+            Answer::Retry => {
+                self.socket.out.clear();
+                match self.quic.retry(incoming, &mut self.socket.out) {
+                    Ok(transmit) => self.socket.send(transmit),
+                    // An address that is not validated may always be asked.
+                    Err(error) => self.quic.ignore(error.into_incoming()),
+                }
+            }
+            Answer::Refuse(_) => self.refuse(incoming),
+        }
+    }
+
+    fn refuse(&mut self, incoming: Incoming) {
+        if self.socket.is_full() {
+            return self.quic.ignore(incoming);
+        }
+        self.socket.out.clear();
+        let transmit = self.quic.refuse(incoming, &mut self.socket.out);
+        self.socket.send(transmit);
+    }
+
+    /// Begins a handshake.
+    fn begin(&mut self, newcomer: Newcomer) {
+        let Newcomer { incoming, handshake } = newcomer;
+        self.socket.out.clear();
+        let now = Instant::now();
+        match self.quic.accept(incoming, now, &mut self.socket.out, None) {
+            Ok((ConnectionHandle(key), quic)) => {
+                if key >= self.entries.len() {
+                    self.entries.resize_with(key + 1, || None);
+                }
+                let shared = Shared::new(key, Arc::clone(&self.doorbell), quic);
+                let handshake = Some(Box::new(handshake));
+                let pace = Pace::new(now);
+                self.entries[key] = Some(Entry { shared, pace, handshake, drained: None });
+                self.queue(key, now);
+            }
+            Err(error) => {
+                debug!(remote = %handshake.remote, error = %error.cause, "Handshake failed");
+                self.reception.refused(handshake.remote, Refusal::Handshake);
+                if let Some(answer) = error.response {
+                    self.socket.send(answer);
+                }
+            }
+        }
+    }
+
+    /// Serves everybody who is quiet, one who is not, and one newcomer.
+    fn round(&mut self) {
+        let mut round = self.ready.round();
+        while !self.socket.is_full()
+            && let Some(key) = self.ready.next(&mut round)
+        {
+            self.serve(key);
+        }
+        if !self.socket.is_full()
+            && let Some(newcomer) = self.newcomers.pop_front()
+        {
+            self.begin(newcomer);
+        }
+    }
+
+    /// Gives one connection its turn.
+    fn serve(&mut self, key: usize) {
+        let now = Instant::now();
+        let Some(Some(entry)) = self.entries.get_mut(key) else { return };
+        let shared = Arc::clone(&entry.shared);
+        let mut guard = shared.state();
+        let state = &mut *guard;
+        if state.quic.poll_timeout().is_some_and(|at| at <= now) {
+            state.quic.handle_timeout(now);
+        }
+        if let Some(late) = entry.handshake.take_if(|handshake| handshake.deadline() <= now) {
+            self.reception.refused(late.remote, Refusal::TooSlow);
+            state.quic.close(now, CLOSE_DONE, Bytes::new());
+            state.lose(ConnectionError::LocallyClosed);
+        }
+        while let Some(event) = state.quic.poll_endpoint_events() {
+            if event.is_drained() {
+                entry.drained = Some(event);
+            } else if let Some(event) = self.quic.handle_event(ConnectionHandle(key), event) {
+                state.quic.handle_event(event);
+            }
+        }
+        let news = state.news(&shared);
+        let lost = state.lost.is_some();
+        let turn = match &mut state.joined {
+            Some(joined) => joined.turn(&mut state.quic, &mut self.scratch, lost),
+            None => Turn::default(),
+        };
+        let (sent, more) = transmit(&mut self.socket, &mut state.quic, now);
+        // After the last bytes, so that they are not lost to this.
+        if news.lost {
+            state.wake_all();
+        }
+        let deadline = entry.handshake.as_ref().map(|handshake| handshake.deadline());
+        let next = [state.quic.poll_timeout(), deadline].into_iter().flatten().min();
+        let left = if state.joined.is_none() { entry.drained.take() } else { None };
+        drop(guard);
+
+        shared.tell(&news);
+        entry.pace.moved(turn.moved + sent, now);
+        self.timers.set(key, next);
+        if turn.more || more {
+            self.ready.add(key, entry.pace.class(now));
+        }
+        if (news.connected || news.lost)
+            && let Some(handshake) = entry.handshake.take()
+        {
+            let Handshake { remote, begun, slot } = *handshake;
+            if news.connected {
+                let (connection, took) = (Connection { shared }, now.duration_since(begun));
+                self.reception.welcome(Arrival { connection, remote, slot, took });
+            } else {
+                self.reception.refused(remote, Refusal::Handshake);
+            }
+        }
+        if let Some(drained) = left {
+            self.timers.set(key, None);
+            self.entries[key] = None;
+            // A connection that is gone has nothing more to be told.
+            let _ = self.quic.handle_event(ConnectionHandle(key), drained);
+        }
+    }
+}
+
+/// Sends what a connection has to send, and no more than one turn allows. Returns
+/// how much that was, and whether there may be more.
+fn transmit(
+    socket: &mut Socket,
+    quic: &mut quinn_proto::Connection,
+    now: Instant,
+) -> (usize, bool) {
+    let most = segments(quic.current_mtu(), socket.segments());
+    let mut sent = 0;
+    for _ in 0..TRANSMITS_PER_TURN {
+        socket.out.clear();
+        let Some(transmit) = quic.poll_transmit(now, most, &mut socket.out) else {
+            return (sent, false);
+        };
+        sent += transmit.size;
+        socket.send(transmit);
+        if socket.is_full() {
+            break;
+        }
+    }
+    (sent, true)
+}
+
+impl Handshake {
+    fn deadline(&self) -> Instant {
+        self.begun + HANDSHAKE_DEADLINE
+    }
+}
+
+impl Entry {
+    /// Closes the connection, whoever uses it.
+    fn close(&mut self, now: Instant) {
+        let mut state = self.shared.state();
+        if state.lost.is_none() {
+            state.quic.close(now, CLOSE_DONE, Bytes::new());
+            state.lose(ConnectionError::LocallyClosed);
+            drop(state);
+            self.shared.tell(&News { connected: false, lost: true });
+        }
+    }
+}
