@@ -11,6 +11,7 @@ use anyhow::Result;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 use tegata_parts::fake::FakeDesktop;
+use tegata_parts::process::Child;
 use tegata_tests::site::{Site, pool, program};
 use tegata_tests::staff::echo;
 use tegata_tests::wait;
@@ -229,11 +230,10 @@ fn a_second_broker_on_the_same_store_does_not_start() -> Result<()> {
     second["listen"] = vec![listen].into();
     second["operations"]["listen"] = operations.into();
     fs::write(site.path("second.toml"), toml::to_string(&second)?)?;
-    let output = Command::new(program("tegata-broker")?)
-        .args(["run", "--config"])
-        .arg(site.path("second.toml"))
-        .output()?;
-    assert_eq!(output.status.code(), Some(70), "{}", String::from_utf8_lossy(&output.stderr));
+    let mut command = Command::new(program("tegata-broker")?);
+    command.args(["run", "--config"]).arg(site.path("second.toml"));
+    let mut broker = Child::spawn("second", &mut command, site.scratch())?;
+    assert_eq!(broker.wait(wait::LIMIT)?.code(), Some(70), "{}", broker.log());
     assert!(site.api()?.is_ready(), "the first one goes on");
     Ok(())
 }
