@@ -34,19 +34,31 @@ pub struct OccupancyCommand {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Template(Vec<String>);
 
-/// A template without a program.
+/// Why a list of words is no template.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("names no program")]
-pub struct NoProgram;
+pub enum InvalidTemplate {
+    /// There is nothing to run.
+    #[error("names no program")]
+    NoProgram,
+    /// The program could not tell a question from a log-off.
+    #[error("does not say {{action}}")]
+    NoAction,
+}
 
 impl Template {
     /// Takes a program with its arguments.
     ///
     /// # Errors
     ///
-    /// Refuses an empty list.
-    pub fn new(words: Vec<String>) -> Result<Self, NoProgram> {
-        if words.first().is_none_or(String::is_empty) { Err(NoProgram) } else { Ok(Self(words)) }
+    /// Refuses a list without a program or without `{action}`.
+    pub fn new(words: Vec<String>) -> Result<Self, InvalidTemplate> {
+        if words.first().is_none_or(String::is_empty) {
+            Err(InvalidTemplate::NoProgram)
+        } else if !words[1..].iter().any(|word| word.contains("{action}")) {
+            Err(InvalidTemplate::NoAction)
+        } else {
+            Ok(Self(words))
+        }
     }
 
     fn command(&self, target: &OccupancyTarget, action: &str) -> Command {
@@ -62,6 +74,11 @@ impl Template {
         let mut command = Command::new(words.next().unwrap_or_default());
         command.args(words);
         command
+    }
+
+    /// Tells whether an account would be read as an option by the program.
+    fn misreads(&self, account: &str) -> bool {
+        account.starts_with('-') && self.0.iter().any(|word| word.starts_with("{account}"))
     }
 
     /// Tells whether the program is told an account.
@@ -98,6 +115,9 @@ impl OccupancyCommand {
 
     async fn run(&self, target: &OccupancyTarget, action: &str) -> Result<Vec<u8>, Unknown> {
         let program = self.program.as_ref().ok_or(Unknown::CannotBeAsked)?;
+        if target.account.as_deref().is_some_and(|account| program.misreads(account)) {
+            return Err(Unknown::LooksLikeAnOption);
+        }
         let child = program
             .command(target, action)
             .stdin(Stdio::null())
@@ -211,8 +231,30 @@ mod tests {
         command.log_off(&target()).await.unwrap();
         assert!(ran.exists());
 
-        let words = ["sh", "-c", "true", "sh", "{desktop}"].map(str::to_owned);
+        let words = ["sh", "-c", "true", "sh", "{desktop}", "{action}"].map(str::to_owned);
         let by_desktop = OccupancyCommand::new(Some(Template::new(words.into()).unwrap()));
         by_desktop.log_off(&OccupancyTarget { account: None, ..target() }).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_account_is_never_an_option() {
+        let folder = tempfile::tempdir().unwrap();
+        let ran = folder.path().join("ran");
+        let command = shell(&format!("touch {}", ran.display()));
+        let account = Some("--all".to_owned());
+        let refused = command.log_off(&OccupancyTarget { account, ..target() }).await;
+        assert!(matches!(refused, Err(Unknown::LooksLikeAnOption)), "{refused:?}");
+        assert!(!ran.exists());
+    }
+
+    #[test]
+    fn a_template_names_a_program_and_what_is_wanted_of_it() {
+        let template =
+            |words: &[&str]| Template::new(words.iter().map(ToString::to_string).collect());
+        assert_eq!(template(&[]), Err(InvalidTemplate::NoProgram));
+        assert_eq!(template(&["", "{action}"]), Err(InvalidTemplate::NoProgram));
+        assert_eq!(template(&["{action}"]), Err(InvalidTemplate::NoAction));
+        assert_eq!(template(&["ask", "{desktop}"]), Err(InvalidTemplate::NoAction));
+        assert!(template(&["ask", "--do={action}"]).is_ok());
     }
 }

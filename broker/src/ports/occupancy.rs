@@ -34,6 +34,9 @@ pub enum Unknown {
     /// Whom to log off is not known, and the way to ask needs a name.
     #[error("nobody is named who could be logged off")]
     NobodyNamed,
+    /// The account is one that the way to ask would take for an option.
+    #[error("the account begins like an option of the occupancy command")]
+    LooksLikeAnOption,
     /// The way to ask could not be used.
     #[error("the occupancy command failed")]
     Failed(#[source] Box<dyn std::error::Error + Send + Sync>),
