@@ -27,6 +27,7 @@ use tracing::info;
 use uuid::Uuid;
 
 pub use self::config::{Config, Fault, Faults, chain};
+pub use self::export::{ExportError, export_audit};
 use crate::adapters::command::OccupancyCommand;
 use crate::adapters::desktop_probe::DesktopProbe;
 use crate::adapters::file::{self, FileDirectory};
@@ -48,6 +49,7 @@ use crate::ports::store::{Actor, PutPool, PutPoolError, Store, StoreError};
 use crate::reconcile::Passes;
 
 mod config;
+mod export;
 mod raw;
 mod realms;
 

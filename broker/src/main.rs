@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use tegata_broker::adapters::file::hash_password;
-use tegata_broker::app::{App, Config};
+use tegata_broker::app::{App, Config, export_audit};
 use tegata_broker::init::init;
 use tegata_broker::ports::directory::NonEmptyPassword;
 use tegata_edge::telemetry;
@@ -54,6 +54,12 @@ enum Command {
         #[arg(long)]
         dir: PathBuf,
     },
+    /// Print the audit trail, one JSON object a line; beside a running broker too.
+    AuditExport {
+        /// The configuration.
+        #[arg(long)]
+        config: PathBuf,
+    },
     /// Read a password and print its hash for a file of users.
     HashPassword,
     /// Print the version and the commit that it was built from.
@@ -71,6 +77,7 @@ fn main() -> ExitCode {
     match arguments.command {
         Command::Run { config } => with_config(&config, run),
         Command::CheckConfig { config } => with_config(&config, |_| Ok(())),
+        Command::AuditExport { config } => with_config(&config, |config| print_audit(&config)),
         Command::Init { dir } => reported(init(&dir).map(|()| {
             println!(
                 "Made {0}. Edit {0}/broker.toml, then: tegata-broker run --config {0}/broker.toml",
@@ -131,6 +138,12 @@ fn run(config: Config) -> anyhow::Result<()> {
         };
         Ok(app.run(stop).await?)
     })
+}
+
+fn print_audit(config: &Config) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    Ok(runtime.block_on(export_audit(config, &mut out))?)
 }
 
 /// Keeps passwords and keys out of core files (invariant I18).

@@ -127,6 +127,39 @@ pub async fn open(path: &Path) -> Result<(SqliteStore, Writer), OpenError> {
     Ok((SqliteStore { commands, readers, _lock: lock }, writer))
 }
 
+/// The audit trail of a store, read beside the broker that writes it or after it
+/// has ended. Nothing is locked and nothing is changed.
+pub struct AuditTrail(SqlitePool);
+
+impl AuditTrail {
+    /// Opens a store for reading.
+    ///
+    /// # Errors
+    ///
+    /// Refuses a file that is not there, and one of another version.
+    pub async fn open(path: &Path) -> Result<Self, OpenError> {
+        let broken = |error| OpenError::Database(path.to_owned(), error);
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .read_only(true)
+            .busy_timeout(BUSY_LIMIT)
+            .disable_statement_logging();
+        let readers = SqlitePoolOptions::new().max_connections(1).connect_with(options);
+        let readers = readers.await.map_err(broken)?;
+        schema::check(&readers).await.map_err(|error| OpenError::Schema(path.to_owned(), error))?;
+        Ok(Self(readers))
+    }
+
+    /// Lists records after a sequence number, oldest first.
+    ///
+    /// # Errors
+    ///
+    /// Fails where the file cannot be read, or has a record that is not one.
+    pub async fn after(&self, seq: i64, limit: u32) -> Result<Vec<(i64, AuditRecord)>, StoreError> {
+        read::audit_after(&self.0, seq, limit).await
+    }
+}
+
 /// Locks a file beside the database, since `SQLite` itself lets many in.
 fn lock(path: &Path) -> Result<FileLock, OpenError> {
     let file = private(path, ".lock").map_err(|error| OpenError::File(path.to_owned(), error))?;

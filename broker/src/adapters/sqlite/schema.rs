@@ -3,7 +3,9 @@
 //! The version of a file is its `user_version`: how many of [`VERSIONS`] were
 //! applied. It changes in the transaction that changes the tables.
 
-use sqlx::{AssertSqlSafe, Connection as _, Row as _, SqliteConnection};
+use std::cmp::Ordering;
+
+use sqlx::{AssertSqlSafe, Connection as _, Row as _, SqliteConnection, SqlitePool};
 
 /// What each version adds; never edited after a release, only added to.
 const VERSIONS: [&str; 1] = [include_str!("schema/1.sql")];
@@ -17,6 +19,14 @@ pub enum SchemaError {
         /// The file's version.
         found: usize,
         /// The last one known here.
+        known: usize,
+    },
+    /// It has not been upgraded to this program's tables yet.
+    #[error("it has version {found}, and this program reads {known}; a broker upgrades it")]
+    Older {
+        /// The file's version.
+        found: usize,
+        /// The one that is read here.
         known: usize,
     },
     /// `SQLite` refused.
@@ -40,4 +50,15 @@ pub(super) async fn migrate(conn: &mut SqliteConnection) -> Result<(), SchemaErr
         .await?;
     tx.commit().await?;
     Ok(())
+}
+
+/// Checks that the tables are those of this version, and leaves them as they are.
+pub(super) async fn check(readers: &SqlitePool) -> Result<(), SchemaError> {
+    let found: i64 = sqlx::query("PRAGMA user_version").fetch_one(readers).await?.try_get(0)?;
+    let (found, known) = (usize::try_from(found).unwrap_or(usize::MAX), VERSIONS.len());
+    match found.cmp(&known) {
+        Ordering::Less => Err(SchemaError::Older { found, known }),
+        Ordering::Equal => Ok(()),
+        Ordering::Greater => Err(SchemaError::Newer { found, known }),
+    }
 }
