@@ -15,7 +15,7 @@ use super::assignment::{Facts, Loaded, corrupt, loaded_columns, read_session};
 use super::batch::Batch;
 use super::row::{self, Columns};
 use super::writer::Command;
-use crate::ports::store::{Actor, EventError, Followup, SessionEvent, StoreError};
+use crate::ports::store::{Actor, EventError, Followup, SessionEvent, StoreError, action};
 
 /// A session's own standing, over or not.
 pub(super) type Own = (session::State, Facts);
@@ -88,6 +88,12 @@ impl Command for SessionEvent {
                 }
             };
         loaded.save(&mut batch, &self.actor, name, self.now, |_, _| {})?;
+        if answer.as_ref().is_ok_and(|followups| self.only_acts(followups)) {
+            let mut audit = row::record(action::SESSION_DISCONNECTING, &self.actor, self.now);
+            audit.sid = Some(self.sid);
+            audit.desktop = Some(loaded.record.id);
+            row::save_audit(&mut batch, &audit)?;
+        }
         batch.run(tx).await?;
         Ok(answer)
     }
@@ -105,6 +111,12 @@ impl SessionEvent {
         };
         let close = Followup::CloseLinks { sid: self.sid, code: cause.code() };
         Ok(Ok(if self.event == session::Event::Attached { vec![close] } else { vec![] }))
+    }
+
+    /// Tells whether links will be closed, and no state changes that would be
+    /// recorded.
+    fn only_acts(&self, followups: &[Followup]) -> bool {
+        self.event == session::Event::Disconnected && !followups.is_empty()
     }
 
     fn save_link(&self, facts: &Facts, batch: &mut Batch) {

@@ -29,6 +29,8 @@ pub const SESSION_STARTING: &str = "session.starting";
 pub const SESSION_ACTIVE: &str = "session.active";
 /// No link carries a session any more: `event` says why.
 pub const SESSION_DETACHED: &str = "session.detached";
+/// Somebody has the links of a session closed; the desktop stays the person's.
+pub const SESSION_DISCONNECTING: &str = "session.disconnecting";
 /// A session is to end: `cause`.
 pub const SESSION_ENDING: &str = "session.ending";
 /// A session is over: `cause`, and `desktop_state` where it changed.

@@ -9,7 +9,7 @@ use tegata_proto::id::{Epoch, LinkNumber};
 use uuid::Uuid;
 
 use super::{BOOT, Bench, GRACE, Office};
-use crate::ports::store::{AssignError, EventError, Followup, LogOff, OccupancyTarget};
+use crate::ports::store::{AssignError, EventError, Followup, LogOff, OccupancyTarget, action};
 
 const MINUTE: Duration = Duration::from_mins(1);
 
@@ -73,6 +73,22 @@ pub(crate) async fn a_deadline_that_passed_is_settled_even_by_a_refused_event<B:
     let refused = office.tell(login.sid, Event::Disconnected).await;
     assert!(matches!(refused, Err(EventError::Refused(_))));
     assert_eq!(office.state(login.sid).await, State::Ended { cause: Cause::GraceExpired });
+}
+
+pub(crate) async fn links_closed_on_somebodys_word_are_a_record_each<B: Bench>() {
+    let mut office = Office::<B>::with_desktops(1).await;
+    let login = office.work("sato").await;
+    let (_, seq) = office.actions(0).await;
+    for _ in 0..2 {
+        let close = office.tell(login.sid, Event::Disconnected).await.unwrap();
+        assert!(matches!(close[..], [Followup::CloseLinks { .. }]));
+    }
+    let (actions, seq) = office.actions(seq).await;
+    assert_eq!(actions, [action::SESSION_DISCONNECTING; 2]);
+    office.tell(login.sid, Event::LinkLost).await.unwrap();
+    // There is no link left, so nothing is done.
+    assert_eq!(office.tell(login.sid, Event::Disconnected).await.unwrap(), []);
+    assert_eq!(office.actions(seq).await.0, [action::SESSION_DETACHED]);
 }
 
 pub(crate) async fn a_desktop_that_cannot_be_dialled_is_quarantined<B: Bench>() {
