@@ -27,6 +27,7 @@ use tracing::info;
 use uuid::Uuid;
 
 pub use self::config::{Config, Fault, Faults, chain};
+pub use self::descriptors::raise as raise_descriptor_limit;
 pub use self::export::{ExportError, export_audit};
 use crate::adapters::command::OccupancyCommand;
 use crate::adapters::desktop_probe::DesktopProbe;
@@ -49,6 +50,7 @@ use crate::ports::store::{Actor, PutPool, PutPoolError, Store, StoreError};
 use crate::reconcile::Passes;
 
 mod config;
+mod descriptors;
 mod export;
 mod raw;
 mod realms;
@@ -102,6 +104,9 @@ pub enum StartError {
     /// The operations port cannot be opened.
     #[error(transparent)]
     Operations(#[from] OperationsError),
+    /// The process may not have enough files open.
+    #[error(transparent)]
+    Descriptors(#[from] descriptors::TooFew),
     /// TLS for probes cannot be set up.
     #[error("TLS for probes cannot be set up")]
     Probe(#[source] rustls::Error),
@@ -109,11 +114,13 @@ pub enum StartError {
 
 impl App {
     /// Opens the store, takes over from the process before, and opens the ports.
+    /// The process may have `open_files` files open.
     ///
     /// # Errors
     ///
     /// Opens no port unless everything before went well.
-    pub async fn build(config: Config) -> Result<Self, StartError> {
+    pub async fn build(config: Config, open_files: u64) -> Result<Self, StartError> {
+        let limits = config.limits_within(open_files)?;
         let mut registry = tegata_edge::metrics::registry("broker", env!("CARGO_PKG_VERSION"));
         let edge = EdgeMetrics::register(&mut registry);
         let metrics = Metrics::register(&mut registry);
@@ -211,7 +218,7 @@ impl App {
         let (listen, registry) = (config.operations, Arc::new(registry));
         let operations =
             Operations::bind(listen, registry, readiness, routes, edge.panics.clone())?;
-        let (reset_key, limits) = (config.reset_key, config.limits);
+        let reset_key = config.reset_key;
         let at = |listen| EndpointConfig { listen, reset_key, limits, grace: HANDLER_GRACE };
         let open = |listen| Endpoint::bind(at(listen), roles.clone(), edge.clone());
         let endpoints = config.listen.into_iter().map(open).collect::<Result<_, _>>()?;

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use tegata_broker::adapters::file::hash_password;
-use tegata_broker::app::{App, Config, export_audit};
+use tegata_broker::app::{App, Config, export_audit, raise_descriptor_limit};
 use tegata_broker::init::init;
 use tegata_broker::ports::directory::NonEmptyPassword;
 use tegata_edge::telemetry;
@@ -120,8 +120,9 @@ fn reported(outcome: anyhow::Result<()>) -> ExitCode {
 
 fn run(config: Config) -> anyhow::Result<()> {
     forbid_core_dumps()?;
-    raise_descriptor_limit()?;
     telemetry::install(config.log_format, &config.log_filter)?;
+    let open_files =
+        raise_descriptor_limit().context("the limit of open files cannot be raised")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -129,7 +130,7 @@ fn run(config: Config) -> anyhow::Result<()> {
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        let app = App::build(config).await?;
+        let app = App::build(config, open_files).await?;
         let stop = async {
             tokio::select! {
                 _ = terminate.recv() => {}
@@ -153,16 +154,6 @@ fn forbid_core_dumps() -> anyhow::Result<()> {
     let none = Rlimit { current: Some(0), maximum: Some(0) };
     setrlimit(Resource::Core, none).context("core dumps cannot be forbidden")?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable).context("core dumps cannot be forbidden")
-}
-
-/// Takes as many descriptors as the system allows: each session needs one, and
-/// the soft limit is 1,024 almost everywhere for the sake of `select`.
-fn raise_descriptor_limit() -> anyhow::Result<()> {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-
-    let limit = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })
-        .context("the limit of open descriptors cannot be raised")
 }
 
 fn print_hash() -> anyhow::Result<()> {

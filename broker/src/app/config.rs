@@ -17,11 +17,13 @@ use tegata_edge::tls::{Party, RoleCertificate};
 use tegata_gateway::dial::{TargetPolicy, TargetRule};
 use tegata_proto::id::{GatewayId, RealmName};
 
+use super::descriptors::{TooFew, fit};
 use super::raw::{RawConfig, RawLimits, RawPorts, RawRealm, RawTarget};
 use super::realms;
 use crate::adapters::command::Template;
 use crate::adapters::file::FileDirectory;
 use crate::adapters::key_file::KeyFile;
+use crate::adapters::ldap::LdapLimits;
 use crate::api::Site;
 use crate::api::key::ApiKeys;
 use crate::flows::login::Version;
@@ -56,6 +58,8 @@ pub struct Config {
     pub(super) site: Site,
     pub(super) occupancy: Option<Template>,
     pub(super) limits: Limits,
+    /// Most connections to directories, of all realms.
+    pub(super) directory_connections: usize,
 }
 
 /// One thing that is wrong.
@@ -151,6 +155,14 @@ impl Config {
     }
 }
 
+impl Config {
+    /// Fits the limits of each endpoint into a process that may have so many
+    /// files open.
+    pub(super) fn limits_within(&self, open_files: u64) -> Result<Limits, TooFew> {
+        fit(self.limits, self.listen.len(), self.directory_connections, open_files)
+    }
+}
+
 impl Reader {
     fn config(&mut self, raw: RawConfig) -> Option<Config> {
         let text = |c: char| c.is_ascii_graphic();
@@ -213,6 +225,7 @@ impl Reader {
             .and_then(|occupancy| self.keep("occupancy.command", Template::new(occupancy.command)));
         let site = Site { targets, asks_desktops: occupancy.is_some() };
         let bootstrap = raw.bootstrap.map(|path| self.bootstrap(&path, &site)).unwrap_or_default();
+        let directory_connections = directory_connections(&raw.realms);
         let (realms, files) = self.realms(raw.realms);
 
         Some(Config {
@@ -237,6 +250,7 @@ impl Reader {
             site,
             occupancy,
             limits: limits(&raw.limits),
+            directory_connections,
         })
     }
 
@@ -359,6 +373,14 @@ impl Reader {
         }
         (realms, files)
     }
+}
+
+/// Each realm has connections for searches, and as many again for people's binds.
+fn directory_connections(realms: &[RawRealm]) -> usize {
+    let of = |ldap: &super::raw::RawLdap| {
+        usize::from(ldap.connections.unwrap_or(LdapLimits::default().connections)) * 2
+    };
+    realms.iter().filter_map(|realm| realm.ldap.as_ref()).map(of).sum()
 }
 
 fn limits(raw: &RawLimits) -> Limits {
