@@ -12,6 +12,7 @@ use std::{
 };
 
 use anyhow::Result;
+use rustix::event::{PollFd, PollFlags, poll};
 
 /// A listening TCP server.
 pub struct FakeDesktop {
@@ -48,6 +49,42 @@ impl FakeDesktop {
     /// When no port can be bound.
     pub fn silent() -> Result<Self> {
         Self::start(|stream| io::copy(stream, &mut io::sink()).map(drop))
+    }
+
+    /// Accepts connections and closes each at once.
+    ///
+    /// # Errors
+    ///
+    /// When no port can be bound.
+    pub fn brief() -> Result<Self> {
+        Self::start(|_| Ok(()))
+    }
+
+    /// Accepts connections and reads nothing, ever.
+    ///
+    /// # Errors
+    ///
+    /// When no port can be bound.
+    pub fn deaf() -> Result<Self> {
+        Self::start(|stream| {
+            let mut ends = [PollFd::new(stream, PollFlags::RDHUP)];
+            poll(&mut ends, None)?;
+            Ok(())
+        })
+    }
+
+    /// Sends without end, as fast as its client takes it.
+    ///
+    /// # Errors
+    ///
+    /// When no port can be bound.
+    pub fn flood() -> Result<Self> {
+        Self::start(|stream| {
+            let block = vec![0x55; 64 * 1024];
+            loop {
+                stream.write_all(&block)?;
+            }
+        })
     }
 
     /// Answers an RDP client's first packet by choosing standard RDP security, under which
@@ -178,6 +215,27 @@ mod tests {
         stream.write_all(b"anybody there?").unwrap();
         let error = stream.read(&mut [0; 1]).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn a_brief_desktop_closes_a_deaf_one_never_reads_and_a_flood_never_ends() {
+        let brief = FakeDesktop::brief().unwrap();
+        assert_eq!(connect(&brief).read(&mut [0; 1]).unwrap(), 0);
+
+        let deaf = FakeDesktop::deaf().unwrap();
+        let mut stream = connect(&deaf);
+        stream.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
+        let block = vec![0; 64 * 1024];
+        let stuck = (0..10_000).find_map(|_| stream.write_all(&block).err()).unwrap();
+        assert_eq!(stuck.kind(), io::ErrorKind::WouldBlock);
+
+        let flood = FakeDesktop::flood().unwrap();
+        let mut stream = connect(&flood);
+        for _ in 0..1024 {
+            assert_eq!(read::<4096>(&mut stream), [0x55; 4096]);
+        }
+        flood.hang_up();
+        io::copy(&mut stream, &mut io::sink()).unwrap();
     }
 
     #[test]

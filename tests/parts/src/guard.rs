@@ -49,10 +49,12 @@ impl Debt {
 
     /// Promises to remove a folder.
     pub(crate) fn folder(path: &Path) -> Result<Self> {
-        let path = path.to_str().context("the temporary folder's name is not text")?;
-        let plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
-        ensure!(path.chars().all(plain), "{path} cannot be handed to a shell");
-        Self::new(&format!("rm -rf -- {path}"))
+        Self::new(&format!("rm -rf -- {}", plain(path)?))
+    }
+
+    /// Promises to unmount what is mounted on a folder.
+    pub(crate) fn mount(path: &Path) -> Result<Self> {
+        Self::new(&format!("umount -l -- {} 2>/dev/null", plain(path)?))
     }
 
     fn new(command: &str) -> Result<Self> {
@@ -75,6 +77,14 @@ impl Drop for Debt {
             let _ = writeln!(guard.orders, "paid {}", self.id);
         }
     }
+}
+
+/// Returns a path that a shell takes as it is.
+fn plain(path: &Path) -> Result<&str> {
+    let path = path.to_str().context("the temporary folder's name is not text")?;
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
+    ensure!(path.chars().all(plain), "{path} cannot be handed to a shell");
+    Ok(path)
 }
 
 fn start() -> Result<ChildStdin> {

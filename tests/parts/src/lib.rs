@@ -7,6 +7,7 @@
 
 pub mod ca;
 pub mod colour;
+pub mod disk;
 pub mod fake;
 mod folder;
 pub mod freerdp;
@@ -19,4 +20,5 @@ pub mod screen;
 pub mod shadow;
 pub mod slapd;
 mod wait;
+pub mod wire;
 pub mod xrdp;
