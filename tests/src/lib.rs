@@ -1,9 +1,14 @@
 //! What the stories are told with: a [`site`] with its broker, [`staff`] who log
-//! in with the real agent, an [`api`] for the administrator, and a [`stranger`]
-//! who speaks the protocol by hand. [`bench`] measures with the same site.
+//! in with the real agent, an [`api`] for the administrator, a [`stranger`] who
+//! speaks the protocol by hand, and a [`crowd`] of such people. A [`history`] is
+//! checked by the [`evidence`]. [`bench`] measures with the same site.
 
 pub mod api;
 pub mod bench;
+pub mod crowd;
+pub mod dice;
+pub mod evidence;
+pub mod history;
 pub mod site;
 pub mod staff;
 pub mod stranger;

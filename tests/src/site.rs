@@ -1,15 +1,17 @@
 //! A site: a folder as `tegata-broker init` makes it, and the broker that runs
 //! on it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
+use argon2::{Algorithm, Argon2, Params, PasswordHasher as _, Version};
 use tegata_parts::port;
 use tegata_parts::process::Child;
 use tegata_parts::slapd::{self, Slapd};
@@ -32,6 +34,7 @@ pub struct Builder {
     limits: String,
     log: String,
     programs: Option<PathBuf>,
+    launch: Launch,
 }
 
 /// A running site.
@@ -40,9 +43,22 @@ pub struct Site {
     listen: SocketAddr,
     operations: SocketAddr,
     program: PathBuf,
+    launch: Launch,
     broker: Option<Child>,
     starts: u32,
 }
+
+/// How the broker is started, each time.
+#[derive(Default)]
+struct Launch {
+    store: Option<PathBuf>,
+    open_files: Option<u64>,
+    environment: Vec<(String, String)>,
+}
+
+/// Memory in KiB and passes of a crowd's hash: what a check costs is not what a
+/// crowd is for.
+const CHEAP: (u32, u32) = (64, 1);
 
 /// Returns the path of a built program.
 ///
@@ -68,8 +84,12 @@ impl Builder {
         for group in declared {
             writeln!(self.users, "[[groups]]\nname = \"{group}\"")?;
         }
+        let mut hashes = BTreeMap::new();
         for (n, (name, password, groups)) in people.iter().enumerate() {
-            let hash = hash_password(password)?;
+            let hash = match hashes.get(password) {
+                Some(hash) => String::clone(hash),
+                None => hashes.entry(password).or_insert(hash_password(password)?).clone(),
+            };
             let groups = serde_json::to_string(groups)?;
             write!(
                 self.users,
@@ -79,6 +99,53 @@ impl Builder {
             )?;
         }
         Ok(self)
+    }
+
+    /// Lets people of a group in by their numbers, `user0001` and so on, with one
+    /// password that is cheap to check.
+    ///
+    /// # Errors
+    ///
+    /// When the password cannot be hashed.
+    pub fn crowd(
+        mut self,
+        numbers: RangeInclusive<usize>,
+        password: &str,
+        group: &str,
+    ) -> Result<Self> {
+        let (memory, passes) = CHEAP;
+        let params = Params::new(memory, passes, 1, None).map_err(|e| anyhow!("{e}"))?;
+        let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
+        let hash = argon2.hash_password(password.as_bytes()).map_err(|e| anyhow!("{e}"))?;
+        writeln!(self.users, "[[groups]]\nname = \"{group}\"")?;
+        for n in numbers {
+            let name = crowd_name(n);
+            write!(
+                self.users,
+                "[[users]]\nid = \"{n:08}-0000-7000-8000-00000000000c\"\nname = \"{name}\"\n\
+                 display_name = \"{name}\"\naccount = \"{name}\"\n\
+                 password_hash = \"{hash}\"\ngroups = [\"{group}\"]\n"
+            )?;
+        }
+        Ok(self)
+    }
+
+    /// Keeps the store in this file.
+    pub fn store(mut self, file: PathBuf) -> Self {
+        self.launch.store = Some(file);
+        self
+    }
+
+    /// Allows the broker so many open files.
+    pub fn open_files(mut self, most: u64) -> Self {
+        self.launch.open_files = Some(most);
+        self
+    }
+
+    /// Starts the broker with a variable in its environment.
+    pub fn variable(mut self, name: &str, value: &str) -> Self {
+        self.launch.environment.push((name.to_owned(), value.to_owned()));
+        self
     }
 
     /// Lets the people of a real directory in, over this URL.
@@ -176,6 +243,10 @@ impl Builder {
             ),
             None => String::new(),
         };
+        let store = match &self.launch.store {
+            Some(file) => file.clone(),
+            None => PathBuf::from("tegata.db"),
+        };
         let config = format!(
             "issuer = \"tegata\"\nlisten = [\"{listen}\"]\nadvertise = [\"{listen}\"]\n\
              bootstrap = \"pools.toml\"\n\
@@ -183,14 +254,19 @@ impl Builder {
              [keys]\nbroker_certificate = \"broker.pem\"\nbroker_key = \"broker.key\"\n\
              gateway_certificate = \"gateway.pem\"\ngateway_key = \"gateway.key\"\n\
              signing_key = \"signing.key\"\nreset_key = \"reset.key\"\n\
-             [store]\nsqlite = \"tegata.db\"\n\
+             [store]\nsqlite = \"{}\"\n\
              [operations]\nlisten = \"{operations}\"\napi_keys = \"api-keys.toml\"\n\
              {}\n[[classes]]\nname = \"office\"\nprefixes = [\"127.0.0.0/8\"]\n\
              {}\n{occupancy}{}",
-            self.log, self.realm, self.targets, self.limits,
+            self.log,
+            store.display(),
+            self.realm,
+            self.targets,
+            self.limits,
         );
         fs::write(site.join("broker.toml"), config)?;
-        let mut site = Site { folder, listen, operations, program, broker: None, starts: 0 };
+        let launch = self.launch;
+        let mut site = Site { folder, listen, operations, program, launch, broker: None, starts: 0 };
         site.start()?;
         Ok(site)
     }
@@ -212,6 +288,7 @@ impl Site {
             limits: String::new(),
             log: "info,tegata_broker=debug,tegata_gateway=debug".to_owned(),
             programs: None,
+            launch: Launch::default(),
         }
     }
 
@@ -240,8 +317,18 @@ impl Site {
     pub fn launch(&mut self) -> Result<Child> {
         self.starts += 1;
         let name = format!("broker-{}", self.starts);
-        let mut command = Command::new(&self.program);
-        command.args(["run", "--config"]).arg(self.path("broker.toml"));
+        let mut command = match self.launch.open_files {
+            None => Command::new(&self.program),
+            Some(most) => {
+                let mut command = Command::new("prlimit");
+                command.arg(format!("--nofile={most}:{most}")).arg(&self.program);
+                command
+            }
+        };
+        command
+            .args(["run", "--config"])
+            .arg(self.path("broker.toml"))
+            .envs(self.launch.environment.iter().map(|(name, value)| (name, value)));
         Child::spawn(&name, &mut command, self.folder.path())
     }
 
@@ -282,6 +369,20 @@ impl Site {
         self.broker.as_ref().map(Child::log).unwrap_or_default()
     }
 
+    /// Returns the broker's process id.
+    ///
+    /// # Errors
+    ///
+    /// When it does not run.
+    pub fn process(&self) -> Result<u32> {
+        self.broker.as_ref().map(Child::id).context("the broker does not run")
+    }
+
+    /// Returns the file of the store.
+    pub fn store(&self) -> PathBuf {
+        self.launch.store.clone().unwrap_or_else(|| self.path("tegata.db"))
+    }
+
     /// Returns a file of the site's folder.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join("site").join(name)
@@ -320,6 +421,11 @@ impl Site {
     pub fn login(&self, name: &str, password: &str) -> Result<Login> {
         self.device(name, password).start()
     }
+}
+
+/// Returns the name of the n-th of a crowd, from 1.
+pub fn crowd_name(n: usize) -> String {
+    format!("user{n:04}")
 }
 
 /// A floating pool of these byte-stream desktops, open to a group of the realm.

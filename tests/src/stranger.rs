@@ -13,6 +13,7 @@ use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tegata_proto::code::Code;
 use tegata_proto::encoding::{Bytes, Secret, Sha256};
 use tegata_proto::id::LinkNumber;
 use tegata_proto::key::PublicKey;
@@ -20,8 +21,12 @@ use tegata_proto::login::{
     AgentMessage, BrokerMessage, Hello, Password, TicketAnswer, Transaction,
 };
 use tegata_proto::proof::{EXPORTER_LABEL, EXPORTER_LEN, Purpose, signed_bytes};
-use tegata_proto::session::{self, Attach, GatewayMessage, Right};
+use tegata_proto::session::{self, Attach, Channel, GatewayMessage, Open, Right};
 use tegata_proto::{ALPN_LOGIN, ALPN_SESSION, frame};
+
+/// How much may be sent ahead of a reader, in bytes: more than a server should
+/// keep for one.
+const WINDOW: u32 = 4 * 1024 * 1024;
 
 /// How long an answer may take.
 const ANSWER: Duration = Duration::from_secs(20);
@@ -90,7 +95,10 @@ impl Line {
             .with_custom_certificate_verifier(anybody)
             .with_no_client_auth();
         tls.alpn_protocols = vec![alpn.to_vec()];
-        let config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));
+        let mut transport = quinn::TransportConfig::default();
+        transport.stream_receive_window(WINDOW.into());
+        let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));
+        config.transport_config(Arc::new(transport));
         let endpoint = quinn::Endpoint::client(SocketAddr::from(([127, 0, 0, 1], 0)))?;
         let connection = endpoint.connect_with(config, to, "tegata")?.await?;
         let (send, receive) = connection.open_bi().await?;
@@ -116,6 +124,31 @@ impl Line {
     /// When the connection is closed.
     pub async fn say<M: Serialize>(&mut self, message: &M) -> Result<()> {
         Ok(self.send.write_all(&frame::write(message, frame::LIMIT_AFTER)?).await?)
+    }
+
+    /// Opens the stream that carries the desktop, after `attached`.
+    ///
+    /// # Errors
+    ///
+    /// When the connection is closed.
+    pub async fn desktop(&self) -> Result<(quinn::SendStream, quinn::RecvStream)> {
+        let (mut send, receive) = self.connection.open_bi().await?;
+        let open = frame::write(&Open { channel: Channel::Rdp }, frame::LIMIT_AFTER)?;
+        send.write_all(&open).await?;
+        Ok((send, receive))
+    }
+
+    /// Takes leave, waits until that has arrived, and closes.
+    ///
+    /// # Errors
+    ///
+    /// When the connection is lost before.
+    pub async fn bye(mut self, code: Code) -> Result<()> {
+        self.say(&session::AgentMessage::Bye { code }).await?;
+        self.send.finish()?;
+        tokio::time::timeout(ANSWER, self.send.stopped()).await??;
+        self.connection.close(0_u32.into(), b"");
+        Ok(())
     }
 
     /// Receives one frame.
