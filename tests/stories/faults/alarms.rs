@@ -1,0 +1,76 @@
+//! What an operator sees stands in the operator's document, all of it.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, ensure};
+use tegata_parts::fake::FakeDesktop;
+use tegata_proto::code::Code;
+use tegata_proto::session::GatewayMessage;
+use tegata_tests::site::{Site, crowd_name, pool};
+use tegata_tests::stranger::{self, Keys, Line};
+use tegata_tests::wait;
+use tokio::runtime::Runtime;
+
+use super::PASSWORD;
+
+/// The metrics that have a row of their own in the document.
+fn documented() -> Result<BTreeSet<String>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no root")?;
+    let text = fs::read_to_string(root.join("deploy/operations.md"))?;
+    let rows = text.lines().filter_map(|line| line.strip_prefix("| `tegata_"));
+    let names = rows.filter_map(|row| row.split_once('`'));
+    Ok(names.map(|(name, _)| format!("tegata_{name}")).collect())
+}
+
+/// The metrics of a broker, by the names that a query uses.
+fn exported(metrics: &str) -> BTreeSet<String> {
+    let types = metrics.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    let name = |line: &str| match line.split_once(' ') {
+        Some((name, "counter")) => format!("{name}_total"),
+        Some((name, "info")) => format!("{name}_info"),
+        Some((name, _)) => name.to_owned(),
+        None => line.to_owned(),
+    };
+    types.map(name).collect()
+}
+
+#[test]
+fn every_metric_of_the_broker_stands_in_the_operators_table() -> Result<()> {
+    let documented = documented()?;
+    let desktop = FakeDesktop::echo(b"")?;
+    let site = Site::builder()
+        .crowd(1..=1, PASSWORD, "keiri")?
+        .pool(pool("keiri", "keiri", &[desktop.address()]))
+        .start()?;
+    let api = site.api()?;
+    api.wait_for_desktops("keiri", "ready", 1)?;
+
+    // Something of everything, because what was never counted is not shown.
+    let (runtime, keys, name) = (Runtime::new()?, Keys::generate()?, crowd_name(1));
+    runtime.block_on(async {
+        ensure!(Line::open(site.listen(), b"h3").await.is_err(), "an ALPN that nobody has");
+        let answer = stranger::ticket(site.listen(), &keys, &name, PASSWORD).await?;
+        let (attached, line) = stranger::attach(site.listen(), &keys, &answer.ticket, 1).await?;
+        ensure!(matches!(attached, GatewayMessage::Attached(_)), "{attached:?}");
+        let (again, _) = stranger::attach(site.listen(), &keys, &answer.ticket, 2).await?;
+        let used = |code| code == Code::TicketUsed;
+        ensure!(
+            matches!(&again, GatewayMessage::Error(failure) if used(failure.code)),
+            "{again:?}"
+        );
+        // Her network goes; the session stays, and is counted.
+        drop(line);
+        Ok(())
+    })?;
+    let mut exported_now = BTreeSet::new();
+    wait::until("all that is documented to be exported", || {
+        exported_now = exported(&api.metrics()?);
+        Ok(documented.is_subset(&exported_now).then_some(()))
+    })
+    .with_context(|| format!("not exported: {:?}", &documented - &exported_now))?;
+    let missing = &exported_now - &documented;
+    ensure!(missing.is_empty(), "not in deploy/operations.md: {missing:?}");
+    Ok(())
+}
