@@ -183,6 +183,10 @@ impl Directory for FileDirectory {
         &self.realm
     }
 
+    fn serves_at_once(&self) -> usize {
+        CHECKS_AT_ONCE
+    }
+
     async fn find(&self, name: &LoginName) -> Result<Option<Found>, DirectoryError> {
         let roster = self.roster.load_full();
         let Some(user) = roster.by_name(name.as_str()) else {

@@ -19,7 +19,8 @@ use tegata_proto::id::RealmName;
 use tokio::time::Instant;
 
 use crate::ports::directory::{
-    Cause, Directory, DirectoryError, Found, LoginName, NonEmptyPassword, Person, Reason, Verdict,
+    Cause, Directory, DirectoryError, Found, LoginName, NonEmptyPassword, Person, Reason,
+    ServerStanding, Verdict,
 };
 
 use answer::{BindAnswer, Code};
@@ -32,6 +33,7 @@ use pool::{Login, Pool, Server};
 pub use trust::{Trust, TrustError};
 
 mod answer;
+mod breaker;
 mod config;
 mod connection;
 mod groups;
@@ -43,6 +45,7 @@ mod trust;
 /// A realm whose people are in an LDAP directory.
 pub struct LdapDirectory {
     config: LdapConfig,
+    servers: Arc<[Server]>,
     searches: Pool,
     binds: Pool,
     /// Whether the servers were seen to know the rule of [`GroupSource::InChain`].
@@ -88,7 +91,8 @@ impl LdapDirectory {
         let pool =
             |login| Pool::new(config.realm.clone(), Arc::clone(&servers), login, config.limits);
         let (searches, binds) = (pool(Some(service)), pool(None));
-        Ok(Self { config, searches, binds, knows_chain: AtomicBool::new(false) })
+        let knows_chain = AtomicBool::new(false);
+        Ok(Self { config, servers, searches, binds, knows_chain })
     }
 
     fn deadline(&self) -> Instant {
@@ -156,6 +160,14 @@ impl LdapDirectory {
 impl Directory for LdapDirectory {
     fn realm(&self) -> &RealmName {
         &self.config.realm
+    }
+
+    fn serves_at_once(&self) -> usize {
+        usize::from(self.config.limits.connections)
+    }
+
+    fn servers(&self) -> Vec<ServerStanding> {
+        self.servers.iter().map(Server::standing).collect()
     }
 
     async fn find(&self, name: &LoginName) -> Result<Option<Found>, DirectoryError> {

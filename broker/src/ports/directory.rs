@@ -38,6 +38,14 @@ pub trait Directory: Send + Sync {
     /// Returns the realm whose people these are.
     fn realm(&self) -> &RealmName;
 
+    /// Returns how many logins it serves at once without making any of them wait.
+    fn serves_at_once(&self) -> usize;
+
+    /// Returns how its servers do, where it has any.
+    fn servers(&self) -> Vec<ServerStanding> {
+        Vec::new()
+    }
+
     /// Returns whom a typed name means, or nothing when nobody goes by it.
     ///
     /// All spellings that the directory takes for one name (case, spaces) find
@@ -69,6 +77,26 @@ pub trait Directory: Send + Sync {
     ///
     /// The same as a login would meet.
     async fn probe(&self) -> Result<(), DirectoryError>;
+}
+
+/// How one server of a directory does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerStanding {
+    /// The server, as configured.
+    pub server: String,
+    /// Whether it is asked.
+    pub breaker: Breaker,
+}
+
+/// Whether a server is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Breaker {
+    /// By everybody.
+    Closed,
+    /// By one caller, to see whether it is well again.
+    HalfOpen,
+    /// By nobody, for a while after it has failed.
+    Open,
 }
 
 /// An entry that goes by the typed name. Nobody has proved to be that person.

@@ -86,8 +86,9 @@ pub struct LdapLimits {
 impl Default for LdapLimits {
     fn default() -> Self {
         Self {
-            connect: Duration::from_secs(1),
-            operation: Duration::from_secs(2),
+            // A login that meets a silent server is with the next one within 2 s.
+            connect: Duration::from_millis(1_500),
+            operation: Duration::from_millis(1_500),
             patience: Duration::from_secs(3),
             connections: 16,
             waiting: 512,

@@ -1,12 +1,11 @@
 //! Kept connections of one kind, over several servers.
 //!
-//! Servers are tried in their order. One that failed rests for a moment, so
-//! that a login does not wait for it again, and is then tried by one caller at
-//! a time. People's binds have a pool apart from searches, because a bind
-//! changes who a connection speaks for.
+//! Servers are tried in their order, as far as their [`Breaker`]s let callers
+//! through; no call tries one again that has failed it. People's binds have a
+//! pool apart from searches, because a bind changes who a connection speaks for.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ldap3::LdapResult;
@@ -16,14 +15,12 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout};
 
 use super::answer::{Code, SUCCESS};
+use super::breaker::{Breaker, Trouble};
 use super::config::{LdapLimits, ServerUrl};
 use super::connection::{Answer, Connection, Failure, Search};
 use super::trust::Trust;
 use super::{Misfit, failed, within};
-use crate::ports::directory::{DirectoryError, NonEmptyPassword};
-
-/// How long a server that failed is left alone.
-const REST: Duration = Duration::from_secs(2);
+use crate::ports::directory::{DirectoryError, NonEmptyPassword, ServerStanding};
 
 /// How long an unused connection is kept; shorter than the memory of a
 /// firewall, which would swallow the next request without a word.
@@ -33,36 +30,25 @@ const IDLE_MAX: Duration = Duration::from_mins(1);
 pub(super) struct Server {
     url: ServerUrl,
     tls: Arc<ClientConfig>,
-    resting_until: Mutex<Option<Instant>>,
+    breaker: Mutex<Breaker>,
 }
 
 impl Server {
     pub(super) fn new(url: ServerUrl, trust: &Trust) -> Self {
         let tls = trust.client_config(url.ipv6().map(|address| *address.ip()));
-        Self { url, tls, resting_until: Mutex::new(None) }
+        Self { url, tls, breaker: Mutex::new(Breaker::new()) }
     }
 
-    /// Tells whether the caller may try this server. After a rest that is one
-    /// caller; the others wait for what it learns.
-    fn may_be_tried(&self, now: Instant) -> bool {
-        let mut resting = self.resting_until.lock().unwrap_or_else(PoisonError::into_inner);
-        match *resting {
-            None => true,
-            Some(until) if until > now => false,
-            Some(_) => {
-                *resting = Some(now + REST);
-                true
-            }
-        }
-    }
-
-    fn rests(&self) {
-        *self.resting_until.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some(Instant::now() + REST);
+    pub(super) fn standing(&self) -> ServerStanding {
+        ServerStanding { server: self.url.to_string(), breaker: self.breaker().standing() }
     }
 
     fn answered(&self) {
-        *self.resting_until.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.breaker().answered();
+    }
+
+    fn breaker(&self) -> MutexGuard<'_, Breaker> {
+        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -74,7 +60,7 @@ pub(super) struct Login {
 
 /// No server may be tried just now.
 #[derive(Debug, thiserror::Error)]
-#[error("every server failed less than {REST:?} ago")]
+#[error("every server failed a moment ago")]
 struct AllResting;
 
 /// Connections of one kind.
@@ -124,7 +110,7 @@ impl Pool {
     /// Returns a connection to the first server that can be reached.
     pub(super) async fn line(&self, deadline: Instant) -> Result<Line<'_>, DirectoryError> {
         let permits = self.permits(deadline).await?;
-        self.connected(permits, deadline).await
+        self.connected(permits, &mut self.none_failed(), deadline).await
     }
 
     /// Searches on the first server that answers.
@@ -133,19 +119,20 @@ impl Pool {
         search: &Search,
         deadline: Instant,
     ) -> Result<Answer, DirectoryError> {
-        let mut last = None;
+        let (mut last, mut failed) = (None, self.none_failed());
         // A server is given up after a kept and a fresh connection have failed.
         for _ in 0..2 * self.servers.len() {
             let permits = self.permits(deadline).await?;
-            let line = match self.connected(permits, deadline).await {
+            let line = match self.connected(permits, &mut failed, deadline).await {
                 Ok(line) => line,
                 Err(error) => return Err(last.unwrap_or(error)),
             };
-            let server = line.server;
+            let (server, used) = (line.server, line.used);
             match line.search(search, deadline).await {
                 Ok((_, answer)) if answer.code.is_transient() => {
                     let failure = Failure::Broken(Misfit::Search(answer.code).into());
                     last = Some(self.server_failed(server, failure));
+                    failed[server] = true;
                 }
                 Ok((line, answer)) => {
                     if answer.is_usable() {
@@ -153,7 +140,10 @@ impl Pool {
                     }
                     return Ok(answer);
                 }
-                Err(error) => last = Some(error),
+                Err(error) => {
+                    last = Some(error);
+                    failed[server] = !used;
+                }
             }
         }
         Err(last.unwrap_or_else(|| self.all_resting()))
@@ -173,11 +163,12 @@ impl Pool {
     async fn connected<'a>(
         &'a self,
         permits: [SemaphorePermit<'a>; 2],
+        failed: &mut [bool],
         deadline: Instant,
     ) -> Result<Line<'a>, DirectoryError> {
         let mut last = None;
         for (n, server) in self.servers.iter().enumerate() {
-            if !server.may_be_tried(Instant::now()) {
+            if failed[n] || !server.breaker().lets_through(Instant::now()) {
                 continue;
             }
             while let Some(mut connection) = self.take_idle(n) {
@@ -190,10 +181,18 @@ impl Pool {
                     server.answered();
                     return Ok(Line { pool: self, permits, server: n, connection, used: false });
                 }
-                Err(failure) => last = Some(self.server_failed(n, failure)),
+                Err(failure) => {
+                    last = Some(self.server_failed(n, failure));
+                    failed[n] = true;
+                }
             }
         }
         Err(last.unwrap_or_else(|| self.all_resting()))
+    }
+
+    /// Which servers have failed a call that has only begun.
+    fn none_failed(&self) -> Vec<bool> {
+        vec![false; self.servers.len()]
     }
 
     async fn open(&self, server: &Server, deadline: Instant) -> Result<Connection, Failure> {
@@ -212,7 +211,13 @@ impl Pool {
 
     fn server_failed(&self, server: usize, failure: Failure) -> DirectoryError {
         let Server { url, .. } = &self.servers[server];
-        self.servers[server].rests();
+        let trouble = match &failure {
+            Failure::Silent { .. } | Failure::Untrusted(_) | Failure::ServiceRefused(_) => {
+                Trouble::Grave
+            }
+            Failure::Broken(_) => Trouble::Light,
+        };
+        self.servers[server].breaker().failed(trouble, Instant::now());
         self.idle()[server].clear();
         let error = failed(&self.realm, url, failure);
         tracing::warn!(
@@ -234,7 +239,7 @@ impl Pool {
         None
     }
 
-    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<VecDeque<(Instant, Connection)>>> {
+    fn idle(&self) -> MutexGuard<'_, Vec<VecDeque<(Instant, Connection)>>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
