@@ -9,6 +9,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
+use prometheus_client::registry::Registry;
 use tegata_domain::pool::{DEFAULT_GROUP, Pool};
 use tegata_domain::time::Timestamp;
 use tegata_edge::endpoint::{BindError, Endpoint, EndpointConfig, Handler, Role};
@@ -19,7 +21,7 @@ use tegata_edge::tls;
 use tegata_gateway::handler::{Gateway, Identity};
 use tegata_gateway::sessions::Sessions;
 use tegata_gateway::verify::TokenKeys;
-use tegata_proto::id::GatewayGroup;
+use tegata_proto::id::{GatewayGroup, GatewayId};
 use tegata_proto::key::PublicKey;
 use tegata_proto::{ALPN_LOGIN, ALPN_SESSION, login};
 use tokio::time::Instant;
@@ -42,10 +44,11 @@ use crate::flows::followup::{Asking, Followups};
 use crate::flows::login::LoginDesk;
 use crate::flows::redeem::RedeemDesk;
 use crate::flows::refusals::Refusals;
-use crate::flows::sign_in::SignIn;
+use crate::flows::sign_in::{Gauges, SignIn};
 use crate::flows::waiting::WaitingRooms;
 use crate::metrics::Metrics;
 use crate::ports::clock::Clock;
+use crate::ports::directory::Directory;
 use crate::ports::store::{Actor, PutPool, PutPoolError, Store, StoreError};
 use crate::reconcile::Passes;
 
@@ -107,6 +110,9 @@ pub enum StartError {
     /// The process may not have enough files open.
     #[error(transparent)]
     Descriptors(#[from] descriptors::TooFew),
+    /// The operating system gave no random bytes.
+    #[error("there are no random bytes")]
+    NoRandomness,
     /// TLS for probes cannot be set up.
     #[error("TLS for probes cannot be set up")]
     Probe(#[source] rustls::Error),
@@ -163,12 +169,7 @@ impl App {
         };
         let gateways = gateways(&config.gateway, &config.advertise, &config.gateway_certificate);
         let gateway = Gateway {
-            identity: Identity {
-                id: config.gateway,
-                group: GatewayGroup::new(DEFAULT_GROUP).expect("the constant is a name"),
-                boot,
-                direct_addresses: config.advertise,
-            },
+            identity: identity(config.gateway, boot, config.advertise),
             keys,
             classes: Arc::clone(&classes),
             targets: config.site.targets.clone(),
@@ -177,7 +178,7 @@ impl App {
             metrics: gateway_metrics,
         };
         let login = LoginDesk {
-            sign_in: SignIn { realms: config.realms, metrics: metrics.clone() },
+            sign_in: sign_in(&mut registry, config.realms, &store, &clock, &metrics)?,
             assignments: Assignments {
                 store: Arc::clone(&store),
                 signer: Arc::new(config.signing_key),
@@ -189,6 +190,7 @@ impl App {
             },
             catalogue: Arc::clone(&catalogue),
             classes,
+            sources: config.sources,
             refusals: Arc::clone(&refusals),
             minimum_agent: config.minimum_agent,
         };
@@ -280,6 +282,27 @@ async fn take_over(
     Ok(())
 }
 
+/// Puts the directories behind their queues, where an operator can see them.
+fn sign_in(
+    registry: &mut Registry,
+    realms: Vec<Arc<dyn Directory>>,
+    store: &Arc<dyn Store>,
+    clock: &Arc<dyn Clock>,
+    metrics: &Metrics,
+) -> Result<Arc<SignIn>, StartError> {
+    // What keeps the throttle's hash from being guessed.
+    let mut halves = [[0; 8]; 2];
+    for half in &mut halves {
+        SystemRandom::new().fill(half).map_err(|_| StartError::NoRandomness)?;
+    }
+    let seed = halves.map(u64::from_ne_bytes);
+    let familiarity = Arc::<dyn Store>::clone(store);
+    let sign_in = SignIn::new(realms, seed, familiarity, Arc::clone(clock), metrics.clone());
+    let sign_in = Arc::new(sign_in);
+    registry.register_collector(Box::new(Gauges(Arc::clone(&sign_in))));
+    Ok(sign_in)
+}
+
 /// Has what may be replaced while the broker runs read again every minute.
 fn keep_fresh(
     supervisor: &mut Supervisor,
@@ -302,10 +325,16 @@ fn role(
     Role { alpn, certificate: Arc::clone(certificate), handler: Arc::new(handler) }
 }
 
+/// Returns who the gateway in this process is.
+fn identity(id: GatewayId, boot: Uuid, direct_addresses: Vec<SocketAddr>) -> Identity {
+    let group = GatewayGroup::new(DEFAULT_GROUP).expect("the constant is a name");
+    Identity { id, group, boot, direct_addresses }
+}
+
 /// Returns what agents are told of this machine's gateway; its certificate may
 /// be replaced while it runs.
 fn gateways(
-    id: &tegata_proto::id::GatewayId,
+    id: &GatewayId,
     addresses: &[SocketAddr],
     certificate: &Arc<tls::RoleCertificate>,
 ) -> Arc<dyn Fn() -> Vec<login::Gateway> + Send + Sync> {

@@ -12,4 +12,5 @@ pub mod refusals;
 pub mod sign_in;
 #[cfg(test)]
 pub(crate) mod tests;
+pub mod turnstile;
 pub mod waiting;

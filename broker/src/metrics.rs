@@ -50,6 +50,36 @@ struct DirectoryLabels {
     answered: &'static str,
 }
 
+/// Why a login was refused, as far as an operator may want to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum Refusal {
+    /// No directory would have been asked about such a name, password or realm.
+    Malformed,
+    /// Nobody goes by the name.
+    Unknown,
+    /// More than one person goes by the name.
+    Ambiguous,
+    /// The person has no tries left.
+    Budget,
+    /// The directory said no.
+    Bind,
+    /// The agent left while the directory was asked.
+    Left,
+    /// The source has tried too much.
+    Throttled,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RefusalLabel {
+    reason: Refusal,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct QueueLabels {
+    realm: String,
+    lane: &'static str,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct DesktopLabels {
     pool: String,
@@ -75,6 +105,8 @@ pub struct Metrics {
     sessions: Family<SessionLabels, Count>,
     waiting: Count,
     census_at: Gauge<f64, AtomicU64>,
+    refusals: Family<RefusalLabel, Counter>,
+    queued: Family<QueueLabels, Histogram>,
 }
 
 impl Metrics {
@@ -90,9 +122,24 @@ impl Metrics {
             sessions: Family::default(),
             waiting: Count::default(),
             census_at: Gauge::default(),
+            refusals: Family::default(),
+            queued: Family::new_with_constructor(seconds),
         };
-        let Self { logins, redeems, phases, directory, desktops, sessions, waiting, census_at } =
-            metrics.clone();
+        let Self {
+            logins,
+            redeems,
+            phases,
+            directory,
+            desktops,
+            sessions,
+            waiting,
+            census_at,
+            refusals,
+            queued,
+        } = metrics.clone();
+        registry.register("refused_logins", "Logins not let in by reason", refusals);
+        let help = "Time that logins waited for their turn at a directory";
+        registry.register("directory_queue_seconds", help, queued);
         registry.register("logins", "Logins by result", logins);
         registry.register("redeems", "Redeems by result", redeems);
         let help = "Time to the desktop by phase";
@@ -139,6 +186,17 @@ impl Metrics {
             answered: if answered { "yes" } else { "no" },
         };
         self.directory.get_or_create(&labels).observe(took.as_secs_f64());
+    }
+
+    /// Counts a login that was not let in.
+    pub fn refusal(&self, reason: Refusal) {
+        self.refusals.get_or_create(&RefusalLabel { reason }).inc();
+    }
+
+    /// Notes how long a login waited for its turn at a directory.
+    pub fn queued(&self, realm: &RealmName, lane: &'static str, waited: Duration) {
+        let labels = QueueLabels { realm: realm.to_string(), lane };
+        self.queued.get_or_create(&labels).observe(waited.as_secs_f64());
     }
 
     /// Counts somebody in or out of the waiting rooms.

@@ -35,6 +35,7 @@ pub struct Builder {
     log: String,
     programs: Option<PathBuf>,
     launch: Launch,
+    office: String,
 }
 
 /// A running site.
@@ -204,6 +205,13 @@ impl Builder {
         self
     }
 
+    /// Says in TOML what the sources of the office may do; without it, they may do
+    /// more than any story does.
+    pub fn office(mut self, limits: &str) -> Self {
+        limits.clone_into(&mut self.office);
+        self
+    }
+
     /// Sets up the folder and starts the broker.
     ///
     /// # Errors
@@ -257,16 +265,18 @@ impl Builder {
              [store]\nsqlite = \"{}\"\n\
              [operations]\nlisten = \"{operations}\"\napi_keys = \"api-keys.toml\"\n\
              {}\n[[classes]]\nname = \"office\"\nprefixes = [\"127.0.0.0/8\"]\n\
-             {}\n{occupancy}{}",
+             {}\n{}\n{occupancy}{}",
             self.log,
             store.display(),
             self.realm,
+            self.office,
             self.targets,
             self.limits,
         );
         fs::write(site.join("broker.toml"), config)?;
         let launch = self.launch;
-        let mut site = Site { folder, listen, operations, program, launch, broker: None, starts: 0 };
+        let mut site =
+            Site { folder, listen, operations, program, launch, broker: None, starts: 0 };
         site.start()?;
         Ok(site)
     }
@@ -289,6 +299,8 @@ impl Site {
             log: "info,tegata_broker=debug,tegata_gateway=debug".to_owned(),
             programs: None,
             launch: Launch::default(),
+            office: "logins_per_minute = 60000\nfailures_per_minute = 60000\nshare = 16\n"
+                .to_owned(),
         }
     }
 

@@ -8,15 +8,23 @@
 //! [`session`] and [`desktop`] are the two state machines, [`assignment`] joins
 //! them: it is what a store loads, steps and writes back. [`pool`] says how they
 //! are configured, [`entitlement`] who may use what, [`placement`] which
-//! desktop a person gets, [`ticket`] when a right is good, [`queue`] who waits.
+//! desktop a person gets, [`ticket`] when a right is good.
+//!
+//! [`throttle`] says whose password may be tried, [`queue`] who waits and who is
+//! next, [`gate`] who may go on; [`pace`] and [`latency`] are what they know of
+//! the recent past.
 
 pub mod assignment;
 pub mod desktop;
 pub mod entitlement;
+pub mod gate;
 pub mod group;
+pub mod latency;
+pub mod pace;
 pub mod placement;
 pub mod pool;
 pub mod queue;
 pub mod session;
+pub mod throttle;
 pub mod ticket;
 pub mod time;

@@ -51,9 +51,9 @@ use self::desktops::{Observed, Probed};
 use self::events::{Due, Recover};
 use self::writer::{Command, Commands};
 use crate::ports::store::{
-    Assign, AssignError, Assigned, AuditRecord, Census, DesktopRecord, EventError, Followup,
-    LogOff, OccupancyTarget, PoolChange, PoolStanding, ProbeTarget, PutPool, PutPoolError, Redeem,
-    RedeemError, Redeemed, SessionEvent, SessionRecord, Store, StoreError,
+    Assign, AssignError, Assigned, AuditRecord, Census, DesktopRecord, EventError, Familiarity,
+    Followup, LogOff, OccupancyTarget, PoolChange, PoolStanding, ProbeTarget, PutPool,
+    PutPoolError, Redeem, RedeemError, Redeemed, SessionEvent, SessionRecord, Store, StoreError,
 };
 
 /// How many connections read at once.
@@ -182,6 +182,18 @@ pub struct SqliteStore {
     commands: Commands,
     readers: SqlitePool,
     _lock: Arc<FileLock>,
+}
+
+#[async_trait]
+impl Familiarity for SqliteStore {
+    async fn is_familiar(
+        &self,
+        user: &UserId,
+        source: &str,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        read::is_familiar(&self.readers, user, source, now).await
+    }
 }
 
 #[async_trait]

@@ -3,13 +3,16 @@
 //! Everything is read and parsed before a socket is opened, the files that the
 //! configuration names included, and all faults are gathered, each with its key.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tegata_domain::pool::{Pool, RawPool};
+use tegata_domain::throttle::SourceLimits;
 use tegata_edge::endpoint::Limits;
 use tegata_edge::network::{NetworkClass, NetworkClasses};
 use tegata_edge::telemetry::{Filter, Format};
@@ -18,7 +21,7 @@ use tegata_gateway::dial::{TargetPolicy, TargetRule};
 use tegata_proto::id::{GatewayId, RealmName};
 
 use super::descriptors::{TooFew, fit};
-use super::raw::{RawConfig, RawLimits, RawPorts, RawRealm, RawTarget};
+use super::raw::{RawClass, RawConfig, RawLimits, RawPorts, RawRealm, RawTarget};
 use super::realms;
 use crate::adapters::command::Template;
 use crate::adapters::file::FileDirectory;
@@ -27,6 +30,7 @@ use crate::adapters::ldap::LdapLimits;
 use crate::api::Site;
 use crate::api::key::ApiKeys;
 use crate::flows::login::Version;
+use crate::flows::sign_in::SourceRules;
 use crate::ports::directory::Directory;
 
 /// Longest `issuer`, in bytes.
@@ -60,6 +64,7 @@ pub struct Config {
     pub(super) limits: Limits,
     /// Most connections to directories, of all realms.
     pub(super) directory_connections: usize,
+    pub(super) sources: SourceRules,
 }
 
 /// One thing that is wrong.
@@ -218,6 +223,7 @@ impl Reader {
         let api_keys = self.secret("operations.api_keys", &raw.operations.api_keys);
         let api_keys = self.keep("operations.api_keys", ApiKeys::read(&api_keys));
 
+        let sources = self.sources(&raw.limits, &raw.classes);
         let classes = self.classes(raw.classes);
         let targets = self.targets(&raw.targets);
         let occupancy = raw
@@ -251,6 +257,7 @@ impl Reader {
             occupancy,
             limits: limits(&raw.limits),
             directory_connections,
+            sources,
         })
     }
 
@@ -274,13 +281,62 @@ impl Reader {
         key
     }
 
-    fn classes(&mut self, raw: Vec<super::raw::RawClass>) -> Option<NetworkClasses> {
+    fn classes(&mut self, raw: Vec<RawClass>) -> Option<NetworkClasses> {
         let mut classes = Vec::new();
         for (n, class) in raw.into_iter().enumerate() {
             let name = self.keep(format!("classes[{n}].name"), NetworkClass::new(class.name));
             classes.extend(name.map(|name| (name, class.prefixes)));
         }
         self.keep("classes", NetworkClasses::new(classes))
+    }
+
+    /// What sources may do: where a class does not say, what `limits` says.
+    fn sources(&mut self, raw: &RawLimits, classes: &[RawClass]) -> SourceRules {
+        let mut number = |key: String, raw: Option<u32>, usual| match raw.map(NonZeroU32::new) {
+            None => usual,
+            Some(Some(number)) => number,
+            Some(None) => {
+                self.fault(key, "is zero, which lets nobody in");
+                usual
+            }
+        };
+        let own = SourceLimits::default();
+        let key = |name: &str| format!("limits.{name}");
+        let usual = SourceLimits {
+            logins_per_minute: number(
+                key("logins_per_minute"),
+                raw.logins_per_minute,
+                own.logins_per_minute,
+            ),
+            failures_per_minute: number(
+                key("failures_per_minute"),
+                raw.failures_per_minute,
+                own.failures_per_minute,
+            ),
+            share: own.share,
+        };
+        let mut rules = SourceRules { usual, classes: BTreeMap::new() };
+        for (n, class) in classes.iter().enumerate() {
+            let key = |name: &str| format!("classes[{n}].{name}");
+            let limits = SourceLimits {
+                logins_per_minute: number(
+                    key("logins_per_minute"),
+                    class.logins_per_minute,
+                    usual.logins_per_minute,
+                ),
+                failures_per_minute: number(
+                    key("failures_per_minute"),
+                    class.failures_per_minute,
+                    usual.failures_per_minute,
+                ),
+                share: number(key("share"), class.share, usual.share),
+            };
+            // A name that is none is a fault of its own.
+            if let Ok(name) = NetworkClass::new(class.name.as_str()) {
+                rules.classes.insert(name, limits);
+            }
+        }
+        rules
     }
 
     fn targets(&mut self, raw: &[RawTarget]) -> TargetPolicy {

@@ -144,6 +144,9 @@ fn member_of() -> String {
 pub(super) struct RawClass {
     pub(super) name: String,
     pub(super) prefixes: Vec<IpNet>,
+    pub(super) logins_per_minute: Option<u32>,
+    pub(super) failures_per_minute: Option<u32>,
+    pub(super) share: Option<u32>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -167,7 +170,7 @@ pub(super) struct RawOccupancy {
     pub(super) command: Vec<String>,
 }
 
-/// Where a number is not named, the edge's own holds.
+/// Where a number is not named, the edge's or the throttle's own holds.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawLimits {
@@ -176,4 +179,6 @@ pub(super) struct RawLimits {
     pub(super) handshakes: Option<usize>,
     pub(super) handshakes_per_source: Option<usize>,
     pub(super) retry_above: Option<usize>,
+    pub(super) logins_per_minute: Option<u32>,
+    pub(super) failures_per_minute: Option<u32>,
 }

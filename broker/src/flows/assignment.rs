@@ -3,11 +3,13 @@
 //! A full pool is waited for here. The assignment, its session and the audit
 //! record are durable before the ticket is signed (invariants I7 and I11).
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tegata_domain::pool::Pool;
 use tegata_domain::time::Timestamp;
+use tegata_edge::source::Prefix;
 use tegata_proto::claims::{Claims, Confirmation, TICKET_LIFE_S};
 use tegata_proto::code::Code;
 use tegata_proto::id::{SessionId, TicketId};
@@ -18,7 +20,7 @@ use tokio::time::{Instant, timeout_at};
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use crate::flows::waiting::WaitingRooms;
+use crate::flows::waiting::{Queued, WaitingRooms, Whence};
 use crate::metrics::{Metrics, Phase};
 use crate::ports::clock::Clock;
 use crate::ports::directory::Person;
@@ -59,19 +61,18 @@ pub struct Applicant {
     pub key: Thumbprint,
     /// Where they are.
     pub class: String,
+    /// Which source that is, and its share of turns.
+    pub source: (Prefix, NonZeroU32),
     /// The device's own name for itself.
     pub device: Option<String>,
     /// The login, as log and audit name it.
     pub txn: String,
 }
 
-/// A place in the queue, to be told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Queued {
-    /// The next to be served has 1.
-    pub place: u32,
-    /// How long it may take at most.
-    pub at_most: Duration,
+impl Applicant {
+    fn whence(&self) -> Whence {
+        (self.source.0, self.source.1, self.person.user.realm().clone())
+    }
 }
 
 impl Assignments {
@@ -102,24 +103,25 @@ impl Assignments {
 
         let deadline = began + pool.queue_wait();
         let limit = pool.raw().queue_limit;
-        let place = self.rooms.join(name, sid, limit).map_err(|_| Code::PoolExhausted)?;
+        let whence = applicant.whence();
+        let place = self.rooms.join(name, whence, sid, limit).map_err(|_| Code::PoolExhausted)?;
         let _counted = Waiting::new(self.metrics.clone());
         let mut told = None;
         loop {
             // Before the look, so that what happens meanwhile is not missed.
             let moved = place.moved();
-            let number = place.number();
+            let number = place.number().ok_or(Code::PoolExhausted)?;
             if told != Some(number) {
-                tell(Queued {
-                    place: number,
-                    at_most: deadline.saturating_duration_since(Instant::now()),
-                })
-                .await?;
+                let left = deadline.saturating_duration_since(Instant::now());
+                let expected = place.expected(number).unwrap_or(left).min(left);
+                tell(Queued { place: number, expected }).await?;
                 told = Some(number);
             }
             if number == 1
                 && let Some(assigned) = self.try_assign(sid, applicant).await?
             {
+                drop(moved);
+                place.served();
                 self.metrics.phase(Phase::Assign, began.elapsed());
                 return Ok((sid, assigned));
             }
@@ -205,6 +207,7 @@ impl Assignments {
             unit: person.unit.clone(),
             pool: applicant.pool.name().clone(),
             class: applicant.class.clone(),
+            source: applicant.source.0.to_string(),
             device: applicant.device.clone(),
             txn: applicant.txn.clone(),
             now: self.clock.now(),

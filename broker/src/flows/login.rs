@@ -13,6 +13,7 @@ use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use tegata_domain::pool::Pool;
 use tegata_edge::endpoint::{Handler, Link};
 use tegata_edge::network::NetworkClasses;
+use tegata_edge::source::Prefix;
 use tegata_edge::wire::{FrameReader, FrameWriter, WireError};
 use tegata_gateway::proof::{thumbprint, verify_proof};
 use tegata_proto::PROTOCOL_VERSION;
@@ -25,13 +26,15 @@ use tegata_proto::login::{
     PoolOffer, Transaction, Welcome,
 };
 use tegata_proto::proof::Purpose;
+use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{Instrument as _, debug, info, info_span, warn};
 
-use crate::flows::assignment::{Applicant, Assignments, Queued};
+use crate::flows::assignment::{Applicant, Assignments};
 use crate::flows::catalogue::Catalogue;
 use crate::flows::refusals::{Door, Refusals};
-use crate::flows::sign_in::SignIn;
+use crate::flows::sign_in::{Denied, SignIn, SourceRules, Visitor};
+use crate::flows::waiting::Queued;
 use crate::metrics::Phase;
 use crate::ports::directory::Person;
 
@@ -59,13 +62,15 @@ const LABEL_MAX: usize = 128;
 /// Leads logins.
 pub struct LoginDesk {
     /// Who people are.
-    pub sign_in: SignIn,
+    pub sign_in: Arc<SignIn>,
     /// Which desktop they get; with the store, the clock and the counters.
     pub assignments: Assignments,
     /// Which pools there are.
     pub catalogue: Arc<Catalogue>,
     /// Where links come from.
     pub classes: Arc<NetworkClasses>,
+    /// What the sources of links may do.
+    pub sources: SourceRules,
     /// The audit trail of refusals.
     pub refusals: Arc<Refusals>,
     /// The oldest agent that may log in.
@@ -109,6 +114,14 @@ impl From<Code> for Stopped {
     }
 }
 
+impl From<Denied> for Stopped {
+    fn from(denied: Denied) -> Self {
+        let Some(wait) = denied.retry_after else { return denied.code.into() };
+        let millis = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+        Self::Refused(Failure { code: denied.code, retry_after_ms: Some(millis) })
+    }
+}
+
 impl From<WireError> for Stopped {
     fn from(error: WireError) -> Self {
         match error {
@@ -129,6 +142,25 @@ impl Talk {
     async fn say(&mut self, message: &BrokerMessage) -> Result<(), Stopped> {
         let deadline = Instant::now() + WRITE_DEADLINE;
         Ok(self.writer.write(message, LIMIT_AFTER, deadline).await?)
+    }
+
+    /// Tells the agent of its place while something waits in a queue.
+    async fn tell_while<T, E: Into<Stopped>>(
+        &mut self,
+        told: &mut mpsc::Receiver<Queued>,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, Stopped> {
+        tokio::pin!(work);
+        loop {
+            tokio::select! {
+                biased;
+                Some(Queued { place, expected }) = told.recv() => {
+                    let expected_ms = u64::try_from(expected.as_millis()).unwrap_or(u64::MAX);
+                    self.say(&BrokerMessage::Queued { place, expected_ms }).await?;
+                }
+                outcome = &mut work => return outcome.map_err(Into::into),
+            }
+        }
     }
 
     async fn hear(&mut self, limit: usize, within: Duration) -> Result<AgentMessage, Stopped> {
@@ -198,7 +230,7 @@ impl LoginDesk {
             v: PROTOCOL_VERSION,
             txn,
             server_time_ms: self.assignments.clock.now().as_millis(),
-            realms: self.sign_in.realms(),
+            realms: self.sign_in.names(),
             methods: vec![Method::Password],
             minimum_agent: self.minimum_agent.to_string(),
         }))
@@ -242,34 +274,36 @@ impl LoginDesk {
     ) -> Result<(), Stopped> {
         let began = Instant::now();
         let txn = password.txn;
-        let person = self.sign_in.authenticate(password).await?;
+        let class = self.classes.class_of(link.remote.ip());
+        let limits = self.sources.of(class);
+        let source = Prefix::of(link.remote.ip());
+        let (tell, mut told) = mpsc::channel::<Queued>(1);
+        let tell = |queued| {
+            let tell = tell.clone();
+            async move { tell.send(queued).await.map_err(|_| Code::Internal) }
+        };
+        let visitor = Visitor { source, limits };
+        let signing_in = self.sign_in.authenticate(password, visitor, &tell);
+        let person = talk.tell_while(&mut told, signing_in).await?;
         let pool = self.choose(talk, &person).await?;
         let applicant = Applicant {
             pool,
             person,
             key: thumbprint(&hello.key),
-            class: self.classes.class_of(link.remote.ip()).to_string(),
+            class: class.to_string(),
+            source: (source, limits.share),
             device: hello.device_id,
             txn: txn.to_string(),
         };
 
-        let (tell, mut told) = tokio::sync::mpsc::channel::<Queued>(1);
-        let assigning = self.assignments.assign(&applicant, |queued| {
-            let tell = tell.clone();
-            async move { tell.send(queued).await.map_err(|_| Code::Internal) }
-        });
-        tokio::pin!(assigning);
-        let (sid, assigned) = loop {
+        let assigning = async {
             tokio::select! {
                 biased;
-                Some(queued) = told.recv() => {
-                    let expected_ms = u64::try_from(queued.at_most.as_millis()).unwrap_or(u64::MAX);
-                    talk.say(&BrokerMessage::Queued { place: queued.place, expected_ms }).await?;
-                }
-                _ = link.connection.closed() => return Err(Stopped::Gone),
-                outcome = &mut assigning => break outcome?,
+                _ = link.connection.closed() => Err(Stopped::Gone),
+                outcome = self.assignments.assign(&applicant, &tell) => Ok(outcome?),
             }
         };
+        let (sid, assigned) = talk.tell_while(&mut told, assigning).await?;
         talk.say(&BrokerMessage::Progress { phase: Step::Assigned, expected_ms: None }).await?;
         let answer = self.assignments.ticket(&applicant, sid, &assigned)?;
         talk.say(&BrokerMessage::Ticket(Box::new(answer))).await?;

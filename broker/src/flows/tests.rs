@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::future::pending;
+use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use tegata_domain::session::{Event, State};
 use tegata_domain::time::Timestamp;
+use tegata_edge::source::Prefix;
 use tegata_edge::supervisor::Tasks;
 use tegata_gateway::sessions::Sessions;
 use tegata_proto::code::Code;
@@ -116,7 +118,9 @@ async fn all_of_many_follow_ups_are_carried_out() {
     let followups = followups(&office);
     let login = office.work("sato").await;
     let soumu = "soumu".parse().unwrap();
-    let place = followups.rooms.join(&soumu, SessionId(Uuid::nil()), 1).unwrap();
+    let source = Prefix::of([192, 0, 2, 1].into());
+    let whence = (source, NonZeroU32::MIN, "honsho".parse().unwrap());
+    let place = followups.rooms.join(&soumu, whence, SessionId(Uuid::nil()), 1).unwrap();
     let moved = place.moved();
 
     let nobody =

@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use tegata_domain::desktop::{self, Observation, Probe};
 use tegata_domain::pool::Pool;
 use tegata_domain::session;
+pub use tegata_domain::throttle::FAMILIAR_FOR;
 use tegata_domain::time::Timestamp;
 use tegata_proto::claims::Claims;
 use tegata_proto::code::Code;
@@ -42,9 +43,23 @@ pub const PROBE_SOON: Duration = Duration::from_secs(5);
 /// Time between two probes of any other desktop.
 pub const PROBE_LATER: Duration = Duration::from_secs(30);
 
+/// Where people have come from before.
+#[async_trait]
+pub trait Familiarity: Send + Sync + 'static {
+    /// Tells whether the person has got a desktop from this source within the
+    /// last [`FAMILIAR_FOR`], as far as is known: of each person the last
+    /// [`FAMILIAR_MAX`] sources are kept.
+    async fn is_familiar(
+        &self,
+        user: &UserId,
+        source: &str,
+        now: Timestamp,
+    ) -> Result<bool, StoreError>;
+}
+
 /// The broker's memory.
 #[async_trait]
-pub trait Store: Send + Sync + 'static {
+pub trait Store: Familiarity {
     /// Creates a pool or changes it to what is given: desktops that are no longer
     /// listed are withdrawn, new ones are added, known ones keep their state.
     /// One that gets another address, or an owner while it is free, is a new one.
@@ -82,7 +97,8 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<BTreeMap<PoolName, PoolStanding>, StoreError>;
 
     /// Gives a person a desktop of a pool, their own if they hold one, and makes a
-    /// session in state `Requested` for it. Also remembers the person.
+    /// session in state `Requested` for it. Also remembers the person, and the
+    /// source they came from.
     async fn assign(&self, assign: Assign) -> Result<Assigned, AssignError>;
 
     /// Uses a ticket up (invariants I4 and I5) and moves its session to `Starting`;
@@ -116,7 +132,8 @@ pub trait Store: Send + Sync + 'static {
         now: Timestamp,
     ) -> Result<Vec<Followup>, StoreError>;
 
-    /// Settles everything whose deadline has passed and lists what has to be done
+    /// Settles everything whose deadline has passed, forgets sources from which
+    /// nobody has come for [`FAMILIAR_FOR`], and lists what has to be done
     /// again: sessions that are `Ending`, desktops that are `Recycling`. At most
     /// `limit` of each; who is left out comes in a later pass.
     async fn due(&self, now: Timestamp, limit: u32) -> Result<Vec<Followup>, StoreError>;
@@ -190,6 +207,9 @@ impl StoreError {
 /// Most sessions in state `Requested` that a person may have in one pool; one
 /// more login ends the oldest as never attached.
 pub const REQUESTED_MAX: u32 = 8;
+
+/// Most sources that are kept of one person; the one they used longest ago goes.
+pub const FAMILIAR_MAX: u32 = 16;
 
 /// Who does something, for the audit record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -320,6 +340,8 @@ pub struct Assign {
     pub pool: PoolName,
     /// Where the login came from.
     pub class: String,
+    /// The address or network it came from, as the login counts them.
+    pub source: String,
     /// The device's own name for itself.
     pub device: Option<String>,
     /// The login, as log and audit name it.

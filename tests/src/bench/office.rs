@@ -30,6 +30,9 @@ const GROUPS: usize = 20;
 const LIMITS: &str = "connections_per_source = 20000\n\
                       handshakes = 4096\nhandshakes_per_source = 4096\nretry_above = 2048";
 
+/// And what that one source may do, as the class of its network says.
+const SOURCE: &str = "logins_per_minute = 1000000\nfailures_per_minute = 1000000\nshare = 1000\n";
+
 /// What the broker logs: what a site logs that has not changed it.
 const LOG: &str = "info";
 
@@ -87,6 +90,7 @@ impl Office {
             .programs(&programs.folder)
             .log(LOG)
             .limits(LIMITS)
+            .office(SOURCE)
             .slapd(&self.directory, &self.authority.certificate())
             .pool(pool)
             .start()?;

@@ -51,6 +51,7 @@ fn every_metric_of_the_broker_stands_in_the_operators_table() -> Result<()> {
     let (runtime, keys, name) = (Runtime::new()?, Keys::generate()?, crowd_name(1));
     runtime.block_on(async {
         ensure!(Line::open(site.listen(), b"h3").await.is_err(), "an ALPN that nobody has");
+        stranger::login(site.listen(), &keys, &name, "a guess").await?;
         let answer = stranger::ticket(site.listen(), &keys, &name, PASSWORD).await?;
         let (attached, line) = stranger::attach(site.listen(), &keys, &answer.ticket, 1).await?;
         ensure!(matches!(attached, GatewayMessage::Attached(_)), "{attached:?}");

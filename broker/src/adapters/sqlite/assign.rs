@@ -99,7 +99,7 @@ impl Assign {
         Ok(Some((pool, Loaded::read(held)?, Loaded::read(idle)?)))
     }
 
-    /// Writes the person and the new session.
+    /// Writes the person, where they came from, and the new session.
     fn save(&self, record: &DesktopRecord, loaded: &Loaded, batch: &mut Batch) {
         let state = session::State::requested(self.now);
         batch
@@ -115,6 +115,15 @@ impl Assign {
             .bind(self.account.clone())
             .bind(self.unit.clone())
             .bind(row::millis(self.now))
+            .bind(row::millis(self.now));
+        batch
+            .add(
+                "INSERT INTO familiar (user, source, last_seen) VALUES (?, ?, ?) \
+                 ON CONFLICT (user, source) DO UPDATE SET last_seen = excluded.last_seen",
+                1,
+            )
+            .bind(self.user.to_string())
+            .bind(self.source.clone())
             .bind(row::millis(self.now));
         batch
             .add(

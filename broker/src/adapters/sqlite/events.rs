@@ -15,7 +15,9 @@ use super::assignment::{Facts, Loaded, corrupt, loaded_columns, read_session};
 use super::batch::Batch;
 use super::row::{self, Columns};
 use super::writer::Command;
-use crate::ports::store::{Actor, EventError, Followup, SessionEvent, StoreError, action};
+use crate::ports::store::{
+    Actor, EventError, FAMILIAR_FOR, Followup, SessionEvent, StoreError, action,
+};
 
 /// A session's own standing, over or not.
 pub(super) type Own = (session::State, Facts);
@@ -231,6 +233,14 @@ impl Command for Due {
         .bind(row::millis(self.now))
         .bind(self.limit)
         .fetch_all(&mut *tx)
+        .await?;
+        sqlx::query(
+            "DELETE FROM familiar WHERE (user, source) IN \
+             (SELECT user, source FROM familiar WHERE last_seen <= ? ORDER BY last_seen LIMIT ?)",
+        )
+        .bind(row::millis(self.now.before(FAMILIAR_FOR)))
+        .bind(self.limit)
+        .execute(&mut *tx)
         .await?;
         let mut followups = Vec::new();
         for desktop in desktops(&rows)? {

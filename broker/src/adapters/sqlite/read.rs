@@ -10,8 +10,8 @@ use tegata_proto::id::{DesktopId, PoolName, SeatName, SessionId, UserId};
 
 use super::row::{self, Columns, desktop_columns};
 use crate::ports::store::{
-    AuditRecord, Census, DesktopRecord, LogOff, OccupancyTarget, PROBE_LATER, PROBE_SOON,
-    PoolStanding, ProbeTarget, SessionRecord, StoreError,
+    AuditRecord, Census, DesktopRecord, FAMILIAR_FOR, LogOff, OccupancyTarget, PROBE_LATER,
+    PROBE_SOON, PoolStanding, ProbeTarget, SessionRecord, StoreError,
 };
 
 pub(super) async fn pools(readers: &SqlitePool) -> Result<Vec<Pool>, StoreError> {
@@ -75,6 +75,22 @@ pub(super) async fn session(
         .await?
         .map(|row| row::session(&row))
         .transpose()
+}
+
+pub(super) async fn is_familiar(
+    readers: &SqlitePool,
+    user: &UserId,
+    source: &str,
+    now: Timestamp,
+) -> Result<bool, StoreError> {
+    let last = sqlx::query("SELECT last_seen FROM familiar WHERE user = ? AND source = ?")
+        .bind(user.to_string())
+        .bind(source)
+        .fetch_optional(readers)
+        .await?;
+    let Some(row) = last else { return Ok(false) };
+    let last = Columns::of("familiar", &row).time("last_seen")?;
+    Ok(now.since(last) < FAMILIAR_FOR)
 }
 
 pub(super) async fn standing(

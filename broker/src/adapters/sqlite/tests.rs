@@ -91,7 +91,7 @@ async fn a_file_of_a_newer_version_is_refused() {
     let Err(OpenError::Schema(_, SchemaError::Newer { found, known })) = open(&path).await else {
         panic!("it was opened");
     };
-    assert_eq!((found, known), (99, 1));
+    assert_eq!((found, known), (99, 2));
 }
 
 #[tokio::test]
@@ -215,4 +215,22 @@ async fn links_keep_their_interval_and_class() {
             .unwrap();
     let (began, ended) = (super::row::millis(began), super::row::millis(office.now));
     assert_eq!(link, ("telework".into(), began, ended, "link_lost".into(), 1, -1));
+}
+
+#[tokio::test]
+async fn sources_of_long_ago_are_forgotten_and_none_is_kept_beyond_the_limit() {
+    use crate::ports::store::{Assign, FAMILIAR_FOR, FAMILIAR_MAX};
+    let mut office = Office::<Folder>::with_desktops(1).await;
+    for n in 0..2 * FAMILIAR_MAX {
+        let wish = Assign { source: format!("192.0.2.{n}/32"), ..office.wish("sato") };
+        office.store().assign(wish).await.unwrap();
+    }
+    let mut conn = office.bench.connect().await;
+    let rows = "SELECT count(*) FROM familiar";
+    let count: u32 = sqlx::query_scalar(rows).fetch_one(&mut conn).await.unwrap();
+    assert_eq!(count, FAMILIAR_MAX);
+    office.wait(FAMILIAR_FOR);
+    office.store().due(office.now, 10).await.unwrap();
+    let count: u32 = sqlx::query_scalar(rows).fetch_one(&mut conn).await.unwrap();
+    assert_eq!(count, FAMILIAR_MAX - 10, "as many at once as was asked for");
 }

@@ -79,7 +79,9 @@ macro_rules! contract_tests {
                 a_caller_who_leaves_has_all_or_nothing_done
                 audit_records_are_numbered_in_order
                 lists_are_cut_into_pages
-                the_census_counts_what_is_there;
+                the_census_counts_what_is_there
+                a_person_is_known_where_they_came_from_in_the_last_thirty_days
+                only_so_many_sources_of_a_person_are_kept;
         }
     };
     ($bench:ty; $($module:ident: $($promise:ident)+;)+) => {
@@ -180,6 +182,7 @@ impl<B: Bench> Office<B> {
             unit: Some("kanbo".into()),
             pool: "keiri".parse().unwrap(),
             class: "office".into(),
+            source: "192.0.2.1/32".into(),
             device: None,
             txn: "5eed".into(),
             now: self.now,

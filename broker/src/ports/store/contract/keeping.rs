@@ -1,12 +1,15 @@
 //! What is kept, and how it is listed.
 
 use std::task::{Context, Waker};
+use std::time::Duration;
 
 use tegata_domain::session::{Event, State};
 use tegata_proto::id::PoolName;
 
-use super::{Bench, Office, keiri};
-use crate::ports::store::{Actor, AuditRecord, PoolChange, PutPool};
+use super::{Bench, Office, keiri, user};
+use crate::ports::store::{
+    Actor, Assign, AuditRecord, FAMILIAR_FOR, FAMILIAR_MAX, PoolChange, PutPool,
+};
 
 pub(crate) async fn everything_acknowledged_is_there_after_a_crash<B: Bench>() {
     let mut office = Office::<B>::with_desktops(4).await;
@@ -109,4 +112,58 @@ pub(crate) async fn the_census_counts_what_is_there<B: Bench>() {
     let sessions =
         [(("office".into(), "requested".into()), 1), (("telework".into(), "active".into()), 1)];
     assert_eq!(census.sessions, sessions.into());
+}
+
+impl<B: Bench> Office<B> {
+    async fn comes_from(&mut self, name: &str, source: &str) {
+        let wish = Assign { source: source.into(), ..self.wish(name) };
+        self.store().assign(wish).await.unwrap();
+    }
+
+    async fn knows(&self, name: &str, source: &str) -> bool {
+        self.store().is_familiar(&user(name), source, self.now).await.unwrap()
+    }
+}
+
+pub(crate) async fn a_person_is_known_where_they_came_from_in_the_last_thirty_days<B: Bench>() {
+    let mut office = Office::<B>::with_desktops(2).await;
+    office.comes_from("sato", "192.0.2.1/32").await;
+    office.comes_from("tanaka", "192.0.2.2/32").await;
+    office.bench = office.bench.reopen().await;
+    for (name, source, known) in [
+        ("sato", "192.0.2.1/32", true),
+        ("sato", "192.0.2.2/32", false),
+        ("tanaka", "192.0.2.1/32", false),
+        ("nobody", "192.0.2.1/32", false),
+    ] {
+        assert_eq!(office.knows(name, source).await, known, "{name} from {source}");
+    }
+    let second = Duration::from_secs(1);
+    office.wait(FAMILIAR_FOR.saturating_sub(second));
+    office.comes_from("tanaka", "192.0.2.2/32").await;
+    assert!(office.knows("sato", "192.0.2.1/32").await);
+    office.wait(second);
+    assert!(!office.knows("sato", "192.0.2.1/32").await, "too long ago");
+    office.store().due(office.now, 10).await.unwrap();
+    assert!(!office.knows("sato", "192.0.2.1/32").await);
+    assert!(office.knows("tanaka", "192.0.2.2/32").await, "who came again stays");
+}
+
+pub(crate) async fn only_so_many_sources_of_a_person_are_kept<B: Bench>() {
+    let mut office = Office::<B>::with_desktops(1).await;
+    let source = |n: u32| format!("2001:db8:0:{n:x}::/64");
+    for n in 0..=FAMILIAR_MAX {
+        office.comes_from("sato", &source(n)).await;
+        office.wait(Duration::from_secs(1));
+        // Their desk, which they come back to.
+        office.comes_from("sato", "192.0.2.1/32").await;
+        office.wait(Duration::from_secs(1));
+    }
+    assert!(office.knows("sato", "192.0.2.1/32").await);
+    let mut known = 0;
+    for n in 0..=FAMILIAR_MAX {
+        known += u32::from(office.knows("sato", &source(n)).await);
+    }
+    assert_eq!(known, FAMILIAR_MAX - 1, "with the desk as many as there may be");
+    assert!(!office.knows("sato", &source(0)).await, "the oldest went");
 }

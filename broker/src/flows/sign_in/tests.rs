@@ -1,0 +1,299 @@
+//! Sign-in on a paused clock, with a directory that does as told.
+
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use async_trait::async_trait;
+use prometheus_client::registry::Registry;
+use tegata_domain::throttle::{KEPT_FOR_FAMILIAR, STRANGERS_TRIES};
+use tegata_domain::time::Timestamp;
+use tegata_proto::encoding::{Bytes, Secret};
+use tokio::time::sleep;
+
+use super::*;
+use crate::flows::tests::Noon;
+use crate::ports::directory::Reason;
+use crate::ports::store::StoreError;
+
+/// The one known place.
+const DESK: &str = "192.0.2.1";
+
+/// Everybody has come from their desk before.
+struct Desk;
+
+#[async_trait]
+impl Familiarity for Desk {
+    async fn is_familiar(
+        &self,
+        _user: &UserId,
+        source: &str,
+        _now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        Ok(source == "192.0.2.1/32")
+    }
+}
+
+/// A directory of people whose names begin with `user`, and whose password is
+/// `right`. Each name has two spellings; `slow` is as long as told.
+struct Fake {
+    realm: RealmName,
+    search: Duration,
+    bind: Duration,
+    down: bool,
+    binds: AtomicUsize,
+}
+
+#[async_trait]
+impl Directory for Fake {
+    fn realm(&self) -> &RealmName {
+        &self.realm
+    }
+
+    fn serves_at_once(&self) -> usize {
+        16
+    }
+
+    async fn find(&self, name: &LoginName) -> Result<Option<Found>, DirectoryError> {
+        sleep(self.search).await;
+        if self.down {
+            let realm = self.realm.clone();
+            return Err(DirectoryError::Unavailable { realm, source: "down".into() });
+        }
+        let id = name.as_str().to_lowercase();
+        if !id.starts_with("user") {
+            return Ok(None);
+        }
+        let person = Person {
+            user: UserId::new(self.realm.clone(), id.clone()).unwrap(),
+            display_name: id.clone(),
+            account: None,
+            unit: None,
+            groups: std::collections::BTreeSet::new(),
+        };
+        Ok(Some(Found::new(id, person)))
+    }
+
+    async fn verify(
+        &self,
+        found: &Found,
+        password: &NonEmptyPassword,
+    ) -> Result<Verdict, DirectoryError> {
+        self.binds.fetch_add(1, Ordering::Relaxed);
+        sleep(self.bind).await;
+        Ok(match password.expose() {
+            "right" => Verdict::Correct(found.claimed().clone()),
+            _ => Verdict::Wrong { reason: Reason::Password },
+        })
+    }
+
+    async fn probe(&self) -> Result<(), DirectoryError> {
+        Ok(())
+    }
+}
+
+struct Scene {
+    sign_in: SignIn,
+    fake: Arc<Fake>,
+    limits: SourceLimits,
+}
+
+const fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+fn scene(search: Duration, bind: Duration, change: impl FnOnce(&mut Fake)) -> Scene {
+    let realm = RealmName::new("honsho").unwrap();
+    let mut fake = Fake { realm, search, bind, down: false, binds: AtomicUsize::new(0) };
+    change(&mut fake);
+    let fake = Arc::new(fake);
+    let directory: Arc<dyn Directory> = Arc::<Fake>::clone(&fake);
+    let metrics = Metrics::register(&mut Registry::default());
+    let clock = Arc::new(Noon(Timestamp::from_millis(1_800_000_000_000)));
+    let sign_in = SignIn::new(vec![directory], [1, 2], Arc::new(Desk), clock, metrics);
+    Scene { sign_in, fake, limits: SourceLimits::default() }
+}
+
+impl Scene {
+    /// Tries to sign in, and returns the code with the time that it took.
+    async fn tries(&self, from: &str, name: &str, password: &str) -> (Option<Code>, Duration) {
+        let password = Password {
+            txn: Bytes([0; 16]),
+            realm: None,
+            name: name.to_owned(),
+            password: Secret::new(password),
+        };
+        let source = Prefix::of(from.parse().unwrap());
+        let visitor = Visitor { source, limits: &self.limits };
+        let began = Instant::now();
+        let outcome = self.sign_in.authenticate(password, visitor, async |_| Ok(())).await;
+        (outcome.err().map(|denied| denied.code), began.elapsed())
+    }
+
+    fn binds(&self) -> usize {
+        self.fake.binds.load(Ordering::Relaxed)
+    }
+}
+
+#[test]
+fn a_refusal_waits_for_the_next_point_of_the_grid() {
+    let asked = Instant::now();
+    for (worked_ms, answered_ms) in [(0, 500), (3, 500), (499, 500), (500, 1_000), (620, 1_000)] {
+        let wanted = asked + ms(answered_ms);
+        assert_eq!(next_point(asked, asked + ms(worked_ms)), wanted, "{worked_ms} ms");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whatever_is_wrong_is_answered_after_the_time_of_a_search_and_a_bind() {
+    // Search and bind, and when a refusal is answered once that is known.
+    let table = [
+        (ms(10), ms(20), ms(500)),
+        (ms(400), ms(400), ms(1_000)),
+        (ms(100), ms(900), ms(1_500)),
+        (ms(10), ms(2_000), ms(2_500)),
+    ];
+    for (search, bind, point) in table {
+        let scene = scene(search, bind, |_| {});
+        let (in_, _) = scene.tries("198.51.100.1", "user-1", "right").await;
+        assert_eq!(in_, None);
+        for (what, name, password) in [
+            ("a wrong password", "user-2", "wrong"),
+            ("an unknown name", "nobody", "right"),
+            ("a name that none can have", "no\0body", "right"),
+            ("no password", "user-3", ""),
+            ("a password that no directory may see", "user-3", "\0right"),
+        ] {
+            let told = scene.tries("198.51.100.1", name, password).await;
+            assert_eq!(told, (Some(Code::Refused), point), "{what} at {search:?} + {bind:?}");
+        }
+        for _ in 0..STRANGERS_TRIES {
+            scene.tries("198.51.100.1", "user-4", "wrong").await;
+        }
+        let binds = scene.binds();
+        let told = scene.tries("198.51.100.1", "USER-4", "right").await;
+        assert_eq!(told, (Some(Code::Refused), point), "a spent budget");
+        assert_eq!(scene.binds(), binds, "no bind");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn before_a_bind_was_seen_refusals_wait_for_what_is_likely() {
+    let scene = scene(ms(10), ms(200), |_| {});
+    let told = scene.tries("198.51.100.1", "nobody", "right").await;
+    assert_eq!(told, (Some(Code::Refused), ms(1_000)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hundred_wrong_tries_at_once_are_as_many_binds_as_the_budget() {
+    let scene = scene(ms(10), ms(50), |_| {});
+    let tries = (0..100).map(|n| {
+        let scene = &scene;
+        async move { scene.tries(&format!("198.51.100.{n}"), "user-1", "wrong").await.0 }
+    });
+    let mut tries: Vec<_> = tries.map(Box::pin).collect();
+    let mut told = Vec::new();
+    std::future::poll_fn(|context| {
+        tries.retain_mut(|one| match one.as_mut().poll(context) {
+            std::task::Poll::Ready(code) => {
+                told.push(code);
+                false
+            }
+            std::task::Poll::Pending => true,
+        });
+        if tries.is_empty() { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+    })
+    .await;
+    assert_eq!(scene.binds(), STRANGERS_TRIES);
+    assert_eq!(told, vec![Some(Code::Refused); 100]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn leaving_while_the_directory_is_asked_counts_as_a_failure() {
+    let scene = scene(ms(10), ms(200), |_| {});
+    for _ in 0..10 {
+        let left = tokio::time::timeout(ms(100), scene.tries("198.51.100.1", "user-1", "wrong"));
+        assert!(left.await.is_err());
+    }
+    assert_eq!(scene.binds(), STRANGERS_TRIES);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_good_password_that_waits_for_the_outcome_of_another_is_let_in() {
+    let scene = scene(ms(10), ms(200), |_| {});
+    let one = || scene.tries("198.51.100.1", "user-1", "right");
+    let (a, b, c, d) = tokio::join!(one(), one(), one(), one());
+    let mut took = [a, b, c, d].map(|(code, took)| code.is_none().then_some(took));
+    took.sort();
+    let [third, fourth] = [ms(210), ms(410)].map(Some);
+    assert_eq!(took, [third, third, third, fourth], "the fourth waits, and is not refused");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_directory_that_cannot_answer_refuses_nobody() {
+    let down = scene(ms(1), ms(1), |fake| fake.down = true);
+    for _ in 0..10 {
+        let told = down.tries("198.51.100.1", "user-1", "wrong").await;
+        assert_eq!(told, (Some(Code::Unavailable), ms(1)));
+    }
+    assert_eq!(down.sign_in.fill().throttled, 0, "it is no failure of theirs");
+
+    for (search, bind) in [(ms(60_000), ms(1)), (ms(1), ms(60_000))] {
+        let slow = scene(search, bind, |_| {});
+        let told = slow.tries("198.51.100.1", "user-1", "right").await;
+        assert_eq!(told, (Some(Code::Unavailable), DIRECTORY_LIMIT), "{search:?} + {bind:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bind_without_an_answer_is_in_doubt_and_never_refused() {
+    let slow = scene(ms(1), ms(60_000), |_| {});
+    for _ in 0..2 * STRANGERS_TRIES {
+        let (code, _) = slow.tries("198.51.100.1", "user-1", "right").await;
+        assert_eq!(code, Some(Code::Unavailable));
+    }
+    assert_eq!(slow.binds(), STRANGERS_TRIES, "no more may have reached the directory");
+    assert_eq!(slow.sign_in.fill().throttled, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_over_its_limit_is_told_so_on_the_grid_and_no_directory_is_asked() {
+    let mut scene = scene(ms(10), ms(20), |_| {});
+    scene.limits.failures_per_minute = NonZeroU32::new(6).unwrap();
+    assert_eq!(scene.tries("198.51.100.1", "user-1", "right").await.0, None);
+    // Good ones from there are throttled too: it knows no user.
+    for (name, password) in [("user-1", "right"), ("user-2", "wrong"), ("nobody", "right")] {
+        let mut refused = 0;
+        loop {
+            let told = scene.tries("198.51.100.1", "unknown", "x").await;
+            if told == (Some(Code::Throttled), ms(500)) {
+                break;
+            }
+            assert_eq!(told, (Some(Code::Refused), ms(500)));
+            refused += 1;
+        }
+        assert!((6..=7).contains(&refused), "{refused}");
+        let binds = scene.binds();
+        let told = scene.tries("198.51.100.1", name, password).await;
+        assert_eq!(told, (Some(Code::Throttled), ms(500)), "{name}");
+        assert_eq!(scene.binds(), binds, "no directory was asked");
+        sleep(Duration::from_mins(2)).await;
+    }
+    assert_eq!(scene.tries("198.51.100.2", "user-1", "right").await.0, None, "elsewhere");
+}
+
+#[tokio::test(start_paused = true)]
+async fn somebody_known_comes_in_where_strangers_have_used_up_the_tries() {
+    let scene = scene(ms(10), ms(20), |_| {});
+    for n in 0..10 {
+        scene.tries(&format!("203.0.113.{n}"), "user-1", "wrong").await;
+    }
+    assert_eq!(scene.binds(), STRANGERS_TRIES);
+    let (elsewhere, _) = scene.tries("203.0.113.9", "user-1", "right").await;
+    assert_eq!(elsewhere, Some(Code::Refused), "a stranger, even with the password");
+    assert_eq!(scene.tries(DESK, "user-1", "right").await.0, None);
+    for _ in 0..10 {
+        scene.tries(DESK, "user-1", "wrong").await;
+    }
+    let most = STRANGERS_TRIES + KEPT_FOR_FAMILIAR;
+    assert_eq!(scene.binds(), most + 1, "failures there have an end too");
+}
