@@ -1,7 +1,9 @@
 //! What the stories are told with: a [`site`] with its broker, [`staff`] who log
 //! in with the real agent, an [`api`] for the administrator, a [`stranger`] who
 //! speaks the protocol by hand, and a [`crowd`] of such people. A [`history`] is
-//! checked by the [`evidence`]. [`bench`] measures with the same site.
+//! checked by the [`evidence`]. [`timing`] measures what a stranger could learn
+//! from how long a refusal takes, [`slow`] puts a slow line before a server, and
+//! [`bench`] measures with the same site.
 
 pub mod api;
 pub mod bench;
@@ -10,6 +12,8 @@ pub mod dice;
 pub mod evidence;
 pub mod history;
 pub mod site;
+pub mod slow;
 pub mod staff;
 pub mod stranger;
+pub mod timing;
 pub mod wait;

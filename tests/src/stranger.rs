@@ -1,8 +1,8 @@
 //! Somebody who speaks the protocol by hand, and so can break its rules.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use aws_lc_rs::digest::{SHA256, digest};
@@ -87,6 +87,15 @@ impl Line {
     ///
     /// When nobody takes the connection.
     pub async fn open(to: SocketAddr, alpn: &[u8]) -> Result<Self> {
+        Self::open_from(Ipv4Addr::LOCALHOST, to, alpn).await
+    }
+
+    /// The same from another address of this machine.
+    ///
+    /// # Errors
+    ///
+    /// When nobody takes the connection.
+    pub async fn open_from(from: Ipv4Addr, to: SocketAddr, alpn: &[u8]) -> Result<Self> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let anybody = Arc::new(Anybody(Arc::clone(&provider)));
         let mut tls = ClientConfig::builder_with_provider(provider)
@@ -99,7 +108,7 @@ impl Line {
         transport.stream_receive_window(WINDOW.into());
         let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));
         config.transport_config(Arc::new(transport));
-        let endpoint = quinn::Endpoint::client(SocketAddr::from(([127, 0, 0, 1], 0)))?;
+        let endpoint = quinn::Endpoint::client(SocketAddr::from((from, 0)))?;
         let connection = endpoint.connect_with(config, to, "tegata")?.await?;
         let (send, receive) = connection.open_bi().await?;
         Ok(Self { _endpoint: endpoint, connection, send, receive })
@@ -157,13 +166,22 @@ impl Line {
     ///
     /// When none comes in time.
     pub async fn hear<M: DeserializeOwned>(&mut self) -> Result<M> {
+        Ok(frame::read(&self.hear_bytes().await?)?)
+    }
+
+    /// Receives one frame as it is on the wire, its length left out.
+    ///
+    /// # Errors
+    ///
+    /// When none comes in time.
+    pub async fn hear_bytes(&mut self) -> Result<Vec<u8>> {
         tokio::time::timeout(ANSWER, async {
             let mut decoder = frame::Decoder::new();
             loop {
                 let mut byte = vec![0; decoder.wanted(frame::LIMIT_AFTER)?];
                 self.receive.read_exact(&mut byte).await?;
                 if let Some(body) = decoder.take(&mut &byte[..], frame::LIMIT_AFTER)? {
-                    return Ok(frame::read(&body)?);
+                    return Ok(body);
                 }
             }
         })
@@ -209,6 +227,54 @@ pub async fn login(
             | BrokerMessage::Queued { .. }
             | BrokerMessage::Progress { .. } => {}
             last => return Ok(last),
+        }
+    }
+}
+
+/// The last frame of a login from an address, as it is on the wire, and how long
+/// it took from the password on.
+pub struct Tried {
+    /// The frame.
+    pub bytes: Vec<u8>,
+    /// From the password to the frame.
+    pub took: Duration,
+}
+
+impl Tried {
+    /// Returns the code, or nothing where there was a ticket.
+    ///
+    /// # Errors
+    ///
+    /// When the frame is neither.
+    pub fn code(&self) -> Result<Option<Code>> {
+        match frame::read(&self.bytes)? {
+            BrokerMessage::Error(failure) => Ok(Some(failure.code)),
+            BrokerMessage::Ticket(_) => Ok(None),
+            other => bail!("{other:?}"),
+        }
+    }
+}
+
+/// Tries a password from an address of this machine.
+///
+/// # Errors
+///
+/// When the conversation breaks off.
+pub async fn try_from(from: Ipv4Addr, to: SocketAddr, name: &str, password: &str) -> Result<Tried> {
+    let mut line = Line::open_from(from, to, ALPN_LOGIN).await?;
+    let txn = hello(&mut line, &Keys::generate()?).await?;
+    let (name, password) = (name.to_owned(), Secret::new(password));
+    let message = AgentMessage::Password(Password { txn, realm: None, name, password });
+    let began = Instant::now();
+    line.say(&message).await?;
+    loop {
+        let bytes = line.hear_bytes().await?;
+        let took = began.elapsed();
+        match frame::read(&bytes)? {
+            BrokerMessage::Pools { .. }
+            | BrokerMessage::Queued { .. }
+            | BrokerMessage::Progress { .. } => {}
+            _last => return Ok(Tried { bytes, took }),
         }
     }
 }

@@ -132,6 +132,28 @@ impl Slapd {
         Ok(())
     }
 
+    /// Starts the directory again with a certificate of another authority.
+    ///
+    /// # Errors
+    ///
+    /// When it does not become ready.
+    pub fn restart_as(&mut self, ca: &TestCa) -> Result<()> {
+        self.stop()?;
+        ca.issue_loopback()?.install(self.folder.path())?;
+        self.restart()
+    }
+
+    /// Returns how many binds as the person have failed since the last good one,
+    /// as far as the directory remembers them: as many as it locks after.
+    ///
+    /// # Errors
+    ///
+    /// When the directory does not answer.
+    pub fn failed_binds(&self, uid: &str) -> Result<usize> {
+        let entry = self.search(Transport::Ldaps, &format!("(uid={uid})"), &["pwdFailureTime"])?;
+        Ok(entry.lines().filter(|line| line.starts_with("pwdFailureTime: ")).count())
+    }
+
     /// Freezes the directory: it accepts connections and never answers.
     pub fn pause(&mut self) {
         if let Some(process) = &mut self.process {
