@@ -24,6 +24,13 @@ use tegata_proto::proof::{EXPORTER_LABEL, EXPORTER_LEN, Purpose, signed_bytes};
 use tegata_proto::session::{self, Attach, Channel, GatewayMessage, Open, Right};
 use tegata_proto::{ALPN_LOGIN, ALPN_SESSION, frame};
 
+/// How often a connection that says nothing shows that it is there, as an agent's
+/// does.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// How long the other side may be silent; as long as a server bears it.
+const IDLE: Duration = Duration::from_mins(1);
+
 /// How much may be sent ahead of a reader, in bytes: more than a server should
 /// keep for one.
 const WINDOW: u32 = 4 * 1024 * 1024;
@@ -105,7 +112,10 @@ impl Line {
             .with_no_client_auth();
         tls.alpn_protocols = vec![alpn.to_vec()];
         let mut transport = quinn::TransportConfig::default();
-        transport.stream_receive_window(WINDOW.into());
+        transport
+            .stream_receive_window(WINDOW.into())
+            .keep_alive_interval(Some(KEEP_ALIVE))
+            .max_idle_timeout(Some(IDLE.try_into()?));
         let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));
         config.transport_config(Arc::new(transport));
         let endpoint = quinn::Endpoint::client(SocketAddr::from((from, 0)))?;

@@ -25,7 +25,10 @@ const SLOW_KIB_MAX: u64 = 2 * 1024;
 const LINES: usize = 40;
 
 /// Logins at once, while people sit down.
-const AT_ONCE: usize = 8;
+const AT_ONCE: usize = 4;
+
+/// How often somebody tries whose machine is too busy for a handshake in time.
+const TRIES: usize = 3;
 
 #[test]
 fn slow_readers_by_the_hundred_cost_little_and_hold_up_nobody() -> Result<()> {
@@ -61,7 +64,16 @@ fn slow_readers_by_the_hundred_cost_little_and_hold_up_nobody() -> Result<()> {
                     seats.push(sat?);
                 }
                 let (name, witness) = (crowd_name(n), Arc::clone(&witness));
-                sitting.spawn(async move { sit_down(listen, (&name, PASSWORD), &witness).await });
+                sitting.spawn(async move {
+                    let mut sat = sit_down(listen, (&name, PASSWORD), &witness).await;
+                    for _ in 1..TRIES {
+                        if sat.is_ok() {
+                            break;
+                        }
+                        sat = sit_down(listen, (&name, PASSWORD), &witness).await;
+                    }
+                    sat
+                });
             }
             while let Some(sat) = sitting.join_next().await {
                 seats.push(sat??);
