@@ -2,10 +2,13 @@
 //! program wants to be asked by those who run it.
 //!
 //! Plain HTTP/1.1, for this machine only: any address but loopback is refused.
+//! Connections that only stand there give way to newcomers ([`seats`]).
+
+mod seats;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -17,18 +20,20 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use serde::Serialize;
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use self::seats::{Seat, Seats};
 use crate::supervisor::Tasks;
 
 /// Longest body of a request, in bytes.
@@ -46,8 +51,11 @@ const REQUEST_DEADLINE: Duration = Duration::from_secs(30);
 /// How long a connection is kept, however busy.
 const CONNECTION_LIFE: Duration = Duration::from_mins(10);
 
-/// Connections open at once; more wait in the kernel's queue.
-const CONNECTIONS: usize = 64;
+/// Connections open at once; a newcomer beyond them takes the place of an idle one.
+const CONNECTIONS: usize = 128;
+
+/// Connections that wait in the kernel's queue to be accepted.
+const WAITING: i32 = 1024;
 
 /// How long requests in progress may take when the port closes.
 const GRACE: Duration = Duration::from_secs(5);
@@ -147,8 +155,7 @@ impl Operations {
             return Err(OperationsError::NotLoopback { listen });
         }
         let failed = |source| OperationsError::Socket { listen, source };
-        let listener = TcpListener::bind(listen).map_err(failed)?;
-        listener.set_nonblocking(true).map_err(failed)?;
+        let listener = socket(listen).map_err(failed)?;
         let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
         let local = listener.local_addr().map_err(failed)?;
         let router = Router::new()
@@ -169,20 +176,16 @@ impl Operations {
     /// Serves until `cancelled`, then lets requests in progress finish.
     pub async fn run(self, cancelled: CancellationToken) {
         info!(listen = %self.local, "Operations port open");
-        let places = Arc::new(Semaphore::new(CONNECTIONS));
+        let seats = Seats::new(CONNECTIONS);
         let next = async || {
-            let place = Arc::clone(&places).acquire_owned().await;
-            let place = place.expect("the semaphore is never closed");
-            (place, self.listener.accept().await)
+            let (stream, _) = self.listener.accept().await?;
+            io::Result::Ok((stream, seats.take().await))
         };
-        while let Some((place, accepted)) = cancelled.run_until_cancelled(next()).await {
+        while let Some(accepted) = cancelled.run_until_cancelled(next()).await {
             match accepted {
-                Ok((stream, _)) => {
-                    let served = serve(stream, self.router.clone(), cancelled.child_token());
-                    self.tasks.spawn("operations connection", async move {
-                        served.await;
-                        drop(place);
-                    });
+                Ok((stream, seat)) => {
+                    let served = serve(stream, seat, self.router.clone(), cancelled.child_token());
+                    self.tasks.spawn("operations connection", served);
                 }
                 Err(error) => {
                     warn!(%error, "The operations port could not take a connection");
@@ -194,30 +197,51 @@ impl Operations {
     }
 }
 
-async fn serve(stream: TcpStream, router: Router, cancelled: CancellationToken) {
+/// Opens the socket, with a queue that outlasts a burst of newcomers.
+fn socket(listen: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(listen), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&listen.into())?;
+    socket.listen(WAITING)?;
+    Ok(socket.into())
+}
+
+async fn serve(stream: TcpStream, seat: Seat, router: Router, cancelled: CancellationToken) {
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(|request| {
+        let (busy, answered) = (seat.busy(), router.call(request));
+        async move {
+            let answer = answered.await;
+            drop(busy);
+            answer
+        }
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_DEADLINE)
         .max_buf_size(HEAD_LIMIT)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
+    let time_is_up = async {
+        tokio::select! {
+            () = cancelled.cancelled() => {}
+            () = tokio::time::sleep(CONNECTION_LIFE) => {}
+        }
+    };
     let ended = tokio::select! {
         biased;
         ended = connection.as_mut() => ended,
-        () = cancelled.cancelled() => finish(connection).await,
-        () = tokio::time::sleep(CONNECTION_LIFE) => finish(connection).await,
+        () = seat.given_up() => return debug!("An idle operations connection made room"),
+        () = time_is_up => {
+            // Answers the request in progress and takes no other.
+            connection.as_mut().graceful_shutdown();
+            timeout(GRACE, connection).await.unwrap_or(Ok(()))
+        }
     };
     if let Err(error) = ended {
         debug!(%error, "An operations connection ended badly");
     }
-}
-
-type HttpConnection = http1::Connection<TokioIo<TcpStream>, TowerToHyperService<Router>>;
-
-/// Answers the request in progress and takes no other.
-async fn finish(mut connection: std::pin::Pin<&mut HttpConnection>) -> hyper::Result<()> {
-    connection.as_mut().graceful_shutdown();
-    timeout(GRACE, connection).await.unwrap_or(Ok(()))
 }
 
 async fn by_the_deadline(request: Request, next: Next) -> Response {
