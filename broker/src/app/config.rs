@@ -11,6 +11,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use tegata_domain::pool::{Pool, RawPool};
 use tegata_domain::throttle::SourceLimits;
 use tegata_edge::endpoint::Limits;
@@ -21,7 +22,7 @@ use tegata_gateway::dial::{TargetPolicy, TargetRule};
 use tegata_proto::id::{GatewayId, RealmName};
 
 use super::descriptors::{TooFew, fit};
-use super::raw::{RawClass, RawConfig, RawLimits, RawPorts, RawRealm, RawTarget};
+use super::raw::{RawClass, RawConfig, RawLimits, RawPorts, RawRealm, RawTarget, Written};
 use super::realms;
 use crate::adapters::command::Template;
 use crate::adapters::file::FileDirectory;
@@ -93,6 +94,11 @@ impl Reader {
         self.faults.push(Fault { key: key.into(), problem: problem.into() });
     }
 
+    /// Keeps what could be read; notes why not.
+    pub(super) fn written<T>(&mut self, key: impl Into<String>, raw: Written<T>) -> Option<T> {
+        raw.0.map_err(|problem| self.fault(key, problem)).ok()
+    }
+
     /// Keeps what is right; notes an error with everything behind it.
     pub(super) fn keep<T, E: std::error::Error>(
         &mut self,
@@ -144,16 +150,23 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// Names all faults at once, but for a file that is no TOML of the right
-    /// shape: there the first one is all that can be told.
+    /// Names all faults at once. Only a file that is no TOML, or a value of the
+    /// wrong kind, ends the search: what stands behind it may be missed.
     pub fn read(path: &Path) -> Result<Self, Faults> {
-        let only =
-            |problem: String| Faults(vec![Fault { key: path.display().to_string(), problem }]);
-        let text = fs::read_to_string(path).map_err(|error| only(error.to_string()))?;
-        let raw: RawConfig = toml::from_str(&text).map_err(|error| only(error.to_string()))?;
-        let folder = path.parent().unwrap_or(Path::new(".")).to_owned();
-        let mut reader = Reader { folder, faults: Vec::new() };
-        match reader.config(raw) {
+        let text = fs::read_to_string(path).map_err(|error| {
+            Faults(vec![Fault { key: path.display().to_string(), problem: error.to_string() }])
+        })?;
+        Self::parse(&text, path.parent().unwrap_or(Path::new(".")))
+    }
+
+    /// Checks the text of a configuration whose paths count from `folder`.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](Self::read).
+    pub fn parse(text: &str, folder: &Path) -> Result<Self, Faults> {
+        let mut reader = Reader { folder: folder.to_owned(), faults: Vec::new() };
+        match reader.raw(text).and_then(|raw| reader.config(raw)) {
             Some(config) if reader.faults.is_empty() => Ok(config),
             Some(_) | None => Err(Faults(reader.faults)),
         }
@@ -169,18 +182,43 @@ impl Config {
 }
 
 impl Reader {
+    /// Takes the text apart, and notes every key that means nothing.
+    fn raw(&mut self, text: &str) -> Option<RawConfig> {
+        let line = |error: &toml::de::Error| {
+            let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+            let line = before.matches('\n').count() + 1;
+            format!("{} (line {line})", error.message())
+        };
+        let parsed = match toml::Deserializer::parse(text) {
+            Ok(parsed) => parsed,
+            Err(error) => {
+                self.fault("the file", line(&error));
+                return None;
+            }
+        };
+        let mut unknown = |key: serde_ignored::Path<'_>| {
+            self.faults.push(Fault { key: index(&key), problem: "means nothing here".to_owned() });
+        };
+        let known = serde_ignored::Deserializer::new(parsed, &mut unknown);
+        match serde_path_to_error::deserialize(known) {
+            Ok(raw) => Some(raw),
+            Err(error) => {
+                let key = error.path().to_string();
+                let key = if key == "." { "the file".to_owned() } else { key };
+                self.fault(key, line(error.inner()));
+                None
+            }
+        }
+    }
+
     fn config(&mut self, raw: RawConfig) -> Option<Config> {
         let text = |c: char| c.is_ascii_graphic();
         if raw.issuer.is_empty() || raw.issuer.len() > ISSUER_MAX || !raw.issuer.chars().all(text) {
             self.fault("issuer", "must have 1 to 64 printable ASCII characters and no space");
         }
-        if raw.listen.is_empty() {
-            self.fault("listen", "names no address");
-        }
-        if raw.advertise.is_empty() {
-            self.fault("advertise", "names no address");
-        }
-        for (n, address) in raw.advertise.iter().enumerate() {
+        let listen = self.addresses("listen", raw.listen);
+        let advertise = self.addresses("advertise", raw.advertise);
+        for (n, address) in advertise.iter().enumerate() {
             if address.ip().is_unspecified() || address.port() == 0 {
                 self.fault(format!("advertise[{n}]"), "names no place to connect to");
             }
@@ -199,7 +237,8 @@ impl Reader {
         };
         let log_filter = raw.log.filter.as_deref().unwrap_or("info");
         let log_filter = self.keep("log.filter", Filter::new(log_filter));
-        if !raw.operations.listen.ip().is_loopback() {
+        let operations = self.written("operations.listen", raw.operations.listen);
+        if operations.is_some_and(|listen| !listen.ip().is_loopback()) {
             self.fault("operations.listen", "is not a loopback address");
         }
 
@@ -225,7 +264,7 @@ impl Reader {
 
         let sources = self.sources(&raw.limits, &raw.classes);
         let classes = self.classes(raw.classes);
-        let targets = self.targets(&raw.targets);
+        let targets = self.targets(raw.targets);
         let occupancy = raw
             .occupancy
             .and_then(|occupancy| self.keep("occupancy.command", Template::new(occupancy.command)));
@@ -236,8 +275,8 @@ impl Reader {
 
         Some(Config {
             issuer: raw.issuer,
-            listen: raw.listen,
-            advertise: raw.advertise,
+            listen,
+            advertise,
             minimum_agent: minimum_agent?,
             bootstrap,
             log_format: log_format?,
@@ -248,7 +287,7 @@ impl Reader {
             signing_key: signing_key?,
             reset_key: reset_key?,
             sqlite: self.path(&raw.store.sqlite),
-            operations: raw.operations.listen,
+            operations: operations?,
             api_keys: api_keys?,
             realms,
             files,
@@ -259,6 +298,20 @@ impl Reader {
             directory_connections,
             sources,
         })
+    }
+
+    fn addresses(&mut self, key: &str, raw: Vec<Written<SocketAddr>>) -> Vec<SocketAddr> {
+        if raw.is_empty() {
+            self.fault(key, "names no address");
+        }
+        let each = raw.into_iter().enumerate();
+        each.filter_map(|(n, address)| self.written(format!("{key}[{n}]"), address)).collect()
+    }
+
+    fn prefixes(&mut self, key: &str, raw: Vec<Written<IpNet>>) -> Vec<IpNet> {
+        let each = raw.into_iter().enumerate();
+        each.filter_map(|(n, prefix)| self.written(format!("{key}.prefixes[{n}]"), prefix))
+            .collect()
     }
 
     fn certificate(
@@ -284,8 +337,10 @@ impl Reader {
     fn classes(&mut self, raw: Vec<RawClass>) -> Option<NetworkClasses> {
         let mut classes = Vec::new();
         for (n, class) in raw.into_iter().enumerate() {
-            let name = self.keep(format!("classes[{n}].name"), NetworkClass::new(class.name));
-            classes.extend(name.map(|name| (name, class.prefixes)));
+            let key = format!("classes[{n}]");
+            let prefixes = self.prefixes(&key, class.prefixes);
+            let name = self.keep(format!("{key}.name"), NetworkClass::new(class.name));
+            classes.extend(name.map(|name| (name, prefixes)));
         }
         self.keep("classes", NetworkClasses::new(classes))
     }
@@ -339,12 +394,14 @@ impl Reader {
         rules
     }
 
-    fn targets(&mut self, raw: &[RawTarget]) -> TargetPolicy {
+    fn targets(&mut self, raw: Vec<RawTarget>) -> TargetPolicy {
         let mut rules = Vec::new();
-        for (n, target) in raw.iter().enumerate() {
-            for (m, ports) in target.ports.iter().enumerate() {
+        for (n, target) in raw.into_iter().enumerate() {
+            let key = format!("targets[{n}]");
+            let prefixes = self.prefixes(&key, target.prefixes);
+            for (m, ports) in target.ports.into_iter().enumerate() {
                 let range = match ports {
-                    RawPorts::One(port) => Some(*port..=*port),
+                    RawPorts::One(port) => Some(port..=port),
                     RawPorts::Range(text) => text.split_once('-').and_then(|(from, to)| {
                         let (from, to) = (from.parse::<u16>().ok()?, to.parse().ok()?);
                         (from <= to).then_some(from..=to)
@@ -352,13 +409,12 @@ impl Reader {
                 };
                 match range {
                     Some(ports) => rules.extend(
-                        target
-                            .prefixes
+                        prefixes
                             .iter()
                             .map(|prefix| TargetRule { prefix: *prefix, ports: ports.clone() }),
                     ),
                     None => self.fault(
-                        format!("targets[{n}].ports[{m}]"),
+                        format!("{key}.ports[{m}]"),
                         "is neither a port nor a range such as \"20000-20100\"",
                     ),
                 }
@@ -421,7 +477,7 @@ impl Reader {
                         files.push(file);
                     }
                 }
-                (None, Some(ldap)) => realms.extend(realms::ldap(self, &key, name, &ldap)),
+                (None, Some(ldap)) => realms.extend(realms::ldap(self, &key, name, ldap)),
                 (Some(_), Some(_)) | (None, None) => {
                     self.fault(key, "has not exactly one of file and ldap");
                 }
@@ -437,6 +493,20 @@ fn directory_connections(realms: &[RawRealm]) -> usize {
         usize::from(ldap.connections.unwrap_or(LdapLimits::default().connections)) * 2
     };
     realms.iter().filter_map(|realm| realm.ldap.as_ref()).map(of).sum()
+}
+
+/// Writes the path of a key as [`Fault::key`] does, with numbers in brackets.
+fn index(key: &serde_ignored::Path<'_>) -> String {
+    let text = key.to_string();
+    let mut path = String::with_capacity(text.len());
+    for part in text.split('.').filter(|part| *part != "?") {
+        if part.bytes().all(|byte| byte.is_ascii_digit()) {
+            path.extend(["[", part, "]"]);
+        } else {
+            path.extend(if path.is_empty() { ["", part] } else { [".", part] });
+        }
+    }
+    path
 }
 
 fn limits(raw: &RawLimits) -> Limits {

@@ -1,18 +1,33 @@
 //! The configuration as it stands in its file. Nothing here is checked yet.
+//!
+//! A key that is not known here, and a text that cannot be read as what it is
+//! meant for, are noted and do not end the reading: all faults are told at once.
 
+use std::fmt::Display;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use ipnet::IpNet;
 use jiff::SignedDuration;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
+
+/// A value that is written as text, or why it cannot be read.
+#[derive(Debug)]
+pub(super) struct Written<T>(pub(super) Result<T, String>);
+
+impl<'de, T: FromStr<Err: Display>> Deserialize<'de> for Written<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Ok(Self(text.parse().map_err(|error: T::Err| error.to_string())))
+    }
+}
 
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(super) struct RawConfig {
     pub(super) issuer: String,
-    pub(super) listen: Vec<SocketAddr>,
-    pub(super) advertise: Vec<SocketAddr>,
+    pub(super) listen: Vec<Written<SocketAddr>>,
+    pub(super) advertise: Vec<Written<SocketAddr>>,
     #[serde(default = "first_version")]
     pub(super) minimum_agent: String,
     pub(super) bootstrap: Option<PathBuf>,
@@ -36,14 +51,12 @@ fn first_version() -> String {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(super) struct RawLog {
     pub(super) format: Option<String>,
     pub(super) filter: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(super) struct RawKeys {
     pub(super) broker_certificate: PathBuf,
     pub(super) broker_key: PathBuf,
@@ -54,20 +67,17 @@ pub(super) struct RawKeys {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(super) struct RawStore {
     pub(super) sqlite: PathBuf,
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(super) struct RawOperations {
-    pub(super) listen: SocketAddr,
+    pub(super) listen: Written<SocketAddr>,
     pub(super) api_keys: PathBuf,
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(super) struct RawRealm {
     pub(super) name: String,
     pub(super) file: Option<RawFile>,
@@ -75,13 +85,11 @@ pub(super) struct RawRealm {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(super) struct RawFile {
     pub(super) path: PathBuf,
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(super) struct RawLdap {
     pub(super) servers: Vec<String>,
     pub(super) ca: Option<PathBuf>,
@@ -106,9 +114,9 @@ pub(super) struct RawLdap {
     pub(super) member_attribute: String,
     #[serde(default = "member_of")]
     pub(super) member_of_attribute: String,
-    pub(super) connect_timeout: Option<SignedDuration>,
-    pub(super) operation_timeout: Option<SignedDuration>,
-    pub(super) patience: Option<SignedDuration>,
+    pub(super) connect_timeout: Option<Written<SignedDuration>>,
+    pub(super) operation_timeout: Option<Written<SignedDuration>>,
+    pub(super) patience: Option<Written<SignedDuration>>,
     pub(super) connections: Option<u16>,
     pub(super) waiting: Option<u16>,
 }
@@ -140,19 +148,17 @@ fn member_of() -> String {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(super) struct RawClass {
     pub(super) name: String,
-    pub(super) prefixes: Vec<IpNet>,
+    pub(super) prefixes: Vec<Written<IpNet>>,
     pub(super) logins_per_minute: Option<u32>,
     pub(super) failures_per_minute: Option<u32>,
     pub(super) share: Option<u32>,
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(super) struct RawTarget {
-    pub(super) prefixes: Vec<IpNet>,
+    pub(super) prefixes: Vec<Written<IpNet>>,
     pub(super) ports: Vec<RawPorts>,
 }
 
@@ -165,14 +171,12 @@ pub(super) enum RawPorts {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(super) struct RawOccupancy {
     pub(super) command: Vec<String>,
 }
 
 /// Where a number is not named, the edge's or the throttle's own holds.
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(super) struct RawLimits {
     pub(super) connections: Option<usize>,
     pub(super) connections_per_source: Option<usize>,

@@ -7,7 +7,7 @@ use jiff::SignedDuration;
 use tegata_proto::id::RealmName;
 
 use super::config::Reader;
-use super::raw::{RawFile, RawId, RawLdap};
+use super::raw::{RawFile, RawId, RawLdap, Written};
 use crate::adapters::file::FileDirectory;
 use crate::adapters::ldap::{
     AttributeName, DistinguishedName, GroupSource, IdAttribute, LdapConfig, LdapDirectory,
@@ -33,7 +33,7 @@ pub(super) fn ldap(
     reader: &mut Reader,
     key: &str,
     realm: RealmName,
-    raw: &RawLdap,
+    raw: RawLdap,
 ) -> Option<Arc<dyn Directory>> {
     let at = |name: &str| format!("{key}.ldap.{name}");
     let mut servers = Vec::new();
@@ -82,15 +82,15 @@ pub(super) fn ldap(
     };
 
     let usual = LdapLimits::default();
-    let mut span = |name: &str, raw: Option<SignedDuration>, usual| match raw {
-        None => usual,
-        Some(span) => match Duration::try_from(span) {
+    let mut span = |name: &str, raw: Option<Written<SignedDuration>>, usual| {
+        let Some(span) = raw.and_then(|raw| reader.written(at(name), raw)) else { return usual };
+        match Duration::try_from(span) {
             Ok(span) if !span.is_zero() && span <= TIMEOUT_MAX => span,
             Ok(_) | Err(_) => {
                 reader.fault(at(name), "is not between zero and a minute");
                 usual
             }
-        },
+        }
     };
     let limits = LdapLimits {
         connect: span("connect_timeout", raw.connect_timeout, usual.connect),
