@@ -5,7 +5,7 @@
 //! the people of the last good one stay. Never writes the file.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -20,7 +20,7 @@ use crate::ports::directory::{
     Directory, DirectoryError, Found, LoginName, NonEmptyPassword, Reason, Verdict,
 };
 
-pub use password::{HashError, PasswordHash, hash_password};
+pub use password::{HashError, Memory, PasswordHash, hash_password};
 pub use roster::{Fault, Faults};
 use roster::{Roster, User};
 
@@ -53,6 +53,8 @@ pub struct FileDirectory {
     /// Checked for a name that nobody has, so that it costs what a name costs.
     nobody: PasswordHash,
     checks: Arc<Semaphore>,
+    /// Of the checks that nobody is at; never more than there are checks at once.
+    memories: Arc<Mutex<Vec<Memory>>>,
     queue: Semaphore,
 }
 
@@ -104,6 +106,7 @@ impl FileDirectory {
             roster: ArcSwap::from_pointee(roster),
             nobody,
             checks: Arc::new(Semaphore::new(CHECKS_AT_ONCE)),
+            memories: Arc::default(),
             queue: Semaphore::new(CHECKS_AND_WAITING),
         })
     }
@@ -130,10 +133,15 @@ impl FileDirectory {
         let turn = timeout(WAIT, Arc::clone(&self.checks).acquire_owned()).await;
         let turn = turn.map_err(|_| busy())?.map_err(|_| busy())?;
         let (hash, password) = (hash.clone(), password.clone());
+        let memories = Arc::clone(&self.memories);
         let check = tokio::task::spawn_blocking(move || {
             // Held here, because a caller that gives up does not end the check.
             let _turn = turn;
-            hash.is_of(&password)
+            let kept = || memories.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut memory = kept().pop().unwrap_or_default();
+            let right = hash.is_of(&password, &mut memory);
+            kept().push(memory);
+            right
         });
         check.await.map_err(|source| DirectoryError::Unavailable {
             realm: self.realm.clone(),

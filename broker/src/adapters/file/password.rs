@@ -3,7 +3,8 @@
 use std::fmt;
 
 use argon2::password_hash::phc;
-use argon2::{Algorithm, Argon2, Params, PasswordHasher as _, PasswordVerifier as _, Version};
+use argon2::{Algorithm, Argon2, Block, Params, PasswordHasher as _, Version};
+use aws_lc_rs::constant_time::verify_slices_are_equal;
 use tegata_proto::encoding::Secret;
 
 use crate::ports::directory::NonEmptyPassword;
@@ -27,6 +28,14 @@ const PASSES_MAX: u32 = 16;
 /// A password's argon2id hash, within what a check may cost.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PasswordHash(phc::PasswordHash);
+
+/// The working memory of one check, kept for the next: as large as the largest
+/// hash that was checked with it.
+///
+/// Memory of this size that is asked for anew by ever other threads stays with
+/// the allocator, once for each of its arenas.
+#[derive(Default)]
+pub struct Memory(Vec<Block>);
 
 /// Why a text is not a [`PasswordHash`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -74,8 +83,20 @@ impl PasswordHash {
     }
 
     /// Tells whether this is the password's hash. Takes a core for some 20 ms.
-    pub fn is_of(&self, password: &NonEmptyPassword) -> bool {
-        Argon2::default().verify_password(password.expose().as_bytes(), &self.0).is_ok()
+    pub fn is_of(&self, password: &NonEmptyPassword, memory: &mut Memory) -> bool {
+        let (Some(salt), Some(hash)) = (self.0.salt.as_ref(), self.0.hash.as_ref()) else {
+            return false;
+        };
+        let Ok(params) = Params::try_from(&self.0) else { return false };
+        let Memory(blocks) = memory;
+        if blocks.len() < params.block_count() {
+            blocks.resize(params.block_count(), Block::new());
+        }
+        let mut computed = vec![0; hash.len()];
+        let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
+        let password = password.expose().as_bytes();
+        argon2.hash_password_into_with_memory(password, salt, &mut computed, blocks).is_ok()
+            && verify_slices_are_equal(&computed, hash.as_bytes()).is_ok()
     }
 }
 
@@ -108,8 +129,18 @@ mod tests {
         let text = hash_password(&password("himitsu")).expect("random bytes");
         assert!(text.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{text}");
         let hash = PasswordHash::new(&text).expect("its own text");
-        assert!(hash.is_of(&password("himitsu")));
-        assert!(!hash.is_of(&password("himitsu ")));
+        // One memory for hashes of any size, one after the other.
+        let mut memory = Memory::default();
+        for (m, t) in [(19_456, 2), (8_192, 1), (32_768, 3)] {
+            let params = Params::new(m, t, 1, None).expect("allowed");
+            let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
+            let other = argon2.hash_password(b"himitsu").expect("random bytes");
+            let other = PasswordHash::new(&other.to_string()).expect("its own text");
+            assert!(other.is_of(&password("himitsu"), &mut memory), "{m} KiB");
+            assert!(!other.is_of(&password("himitsu "), &mut memory), "{m} KiB");
+        }
+        assert!(hash.is_of(&password("himitsu"), &mut memory));
+        assert!(!hash.is_of(&password("himitsu "), &mut memory));
         assert_ne!(hash_password(&password("himitsu")).expect("random bytes"), text, "salted");
     }
 
