@@ -1,9 +1,9 @@
 //! What the stories are told with: a [`site`] with its broker, [`staff`] who log
 //! in with the real agent, an [`api`] for the administrator, a [`stranger`] who
-//! speaks the protocol by hand, and a [`crowd`] of such people. A [`history`] is
-//! checked by the [`evidence`]. [`timing`] measures what a stranger could learn
-//! from how long a refusal takes, [`slow`] puts a slow line before a server, and
-//! [`bench`] measures with the same site.
+//! speaks the protocol by hand, and a [`crowd`] of such people. What a stranger can
+//! do wrong is in [`sins`]. A [`history`] is checked by the [`evidence`]. [`timing`]
+//! measures what a stranger could learn from how long a refusal takes, [`slow`]
+//! puts a slow line before a server, and [`bench`] measures with the same site.
 
 pub mod api;
 pub mod bench;
@@ -11,6 +11,7 @@ pub mod crowd;
 pub mod dice;
 pub mod evidence;
 pub mod history;
+pub mod sins;
 pub mod site;
 pub mod slow;
 pub mod staff;

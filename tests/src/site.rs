@@ -36,6 +36,7 @@ pub struct Builder {
     programs: Option<PathBuf>,
     launch: Launch,
     office: String,
+    log_format: &'static str,
 }
 
 /// A running site.
@@ -212,6 +213,19 @@ impl Builder {
         self
     }
 
+    /// Has the log written as JSON.
+    pub fn log_as_json(mut self) -> Self {
+        self.log_format = "json";
+        self
+    }
+
+    /// Lets the gateway dial these targets and no others, as they stand in the
+    /// configuration.
+    pub fn targets(mut self, targets: &str) -> Self {
+        targets.clone_into(&mut self.targets);
+        self
+    }
+
     /// Sets up the folder and starts the broker.
     ///
     /// # Errors
@@ -258,7 +272,7 @@ impl Builder {
         let config = format!(
             "issuer = \"tegata\"\nlisten = [\"{listen}\"]\nadvertise = [\"{listen}\"]\n\
              bootstrap = \"pools.toml\"\n\
-             [log]\nfilter = \"{}\"\n\
+             [log]\nformat = \"{}\"\nfilter = \"{}\"\n\
              [keys]\nbroker_certificate = \"broker.pem\"\nbroker_key = \"broker.key\"\n\
              gateway_certificate = \"gateway.pem\"\ngateway_key = \"gateway.key\"\n\
              signing_key = \"signing.key\"\nreset_key = \"reset.key\"\n\
@@ -266,6 +280,7 @@ impl Builder {
              [operations]\nlisten = \"{operations}\"\napi_keys = \"api-keys.toml\"\n\
              {}\n[[classes]]\nname = \"office\"\nprefixes = [\"127.0.0.0/8\"]\n\
              {}\n{}\n{occupancy}{}",
+            self.log_format,
             self.log,
             store.display(),
             self.realm,
@@ -301,6 +316,7 @@ impl Site {
             launch: Launch::default(),
             office: "logins_per_minute = 60000\nfailures_per_minute = 60000\nshare = 16\n"
                 .to_owned(),
+            log_format: "plain",
         }
     }
 
@@ -344,16 +360,6 @@ impl Site {
         Child::spawn(&name, &mut command, self.folder.path())
     }
 
-    /// Returns the broker's process id, while it runs.
-    pub fn broker_id(&self) -> Option<u32> {
-        self.broker.as_ref().map(Child::id)
-    }
-
-    /// Returns where the operations port is.
-    pub fn operations(&self) -> SocketAddr {
-        self.operations
-    }
-
     /// Asks the broker to drain and end, and returns its exit number and what it
     /// wrote.
     ///
@@ -374,6 +380,16 @@ impl Site {
     /// When it cannot be found out how it ended.
     pub fn kill(&mut self) -> Result<()> {
         self.broker.take().map_or(Ok(()), |mut broker| broker.kill().map(drop))
+    }
+
+    /// Tells whether the broker has not ended.
+    pub fn is_running(&self) -> bool {
+        self.broker.as_ref().is_some_and(Child::is_running)
+    }
+
+    /// Returns where the operations port listens.
+    pub fn operations(&self) -> SocketAddr {
+        self.operations
     }
 
     /// Returns what the broker wrote since its last start.

@@ -38,6 +38,9 @@ const WINDOW: u32 = 4 * 1024 * 1024;
 /// How long an answer may take.
 const ANSWER: Duration = Duration::from_secs(20);
 
+/// Where a stranger calls from.
+pub const HERE: Ipv4Addr = Ipv4Addr::LOCALHOST;
+
 /// A pair of keys.
 pub struct Keys(Ed25519KeyPair);
 
@@ -87,6 +90,32 @@ pub fn ticket_purpose(ticket: &Secret) -> Purpose {
     Purpose::Ticket(sha256)
 }
 
+/// Returns the TLS of a client that believes anybody.
+///
+/// # Errors
+///
+/// When TLS cannot be set up.
+pub fn credulous(alpns: &[&[u8]]) -> Result<QuicClientConfig> {
+    Ok(QuicClientConfig::try_from(credulous_tls(alpns)?)?)
+}
+
+/// Returns the same, to be changed before it is used.
+///
+/// # Errors
+///
+/// When TLS cannot be set up.
+pub fn credulous_tls(alpns: &[&[u8]]) -> Result<ClientConfig> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let anybody = Arc::new(Anybody(Arc::clone(&provider)));
+    let mut tls = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(anybody)
+        .with_no_client_auth();
+    tls.alpn_protocols = alpns.iter().map(|alpn| alpn.to_vec()).collect();
+    Ok(tls)
+}
+
 impl Line {
     /// Connects without asking who answers.
     ///
@@ -103,25 +132,48 @@ impl Line {
     ///
     /// When nobody takes the connection.
     pub async fn open_from(from: Ipv4Addr, to: SocketAddr, alpn: &[u8]) -> Result<Self> {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let anybody = Arc::new(Anybody(Arc::clone(&provider)));
-        let mut tls = ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13])?
-            .dangerous()
-            .with_custom_certificate_verifier(anybody)
-            .with_no_client_auth();
-        tls.alpn_protocols = vec![alpn.to_vec()];
         let mut transport = quinn::TransportConfig::default();
         transport
             .stream_receive_window(WINDOW.into())
             .keep_alive_interval(Some(KEEP_ALIVE))
             .max_idle_timeout(Some(IDLE.try_into()?));
-        let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));
+        let mut config = quinn::ClientConfig::new(Arc::new(credulous(&[alpn])?));
         config.transport_config(Arc::new(transport));
+        Self::open_with(config, from, to).await
+    }
+
+    /// Connects from an address of this machine, in a way of its own.
+    ///
+    /// # Errors
+    ///
+    /// When nobody takes the connection.
+    pub async fn open_with(
+        config: quinn::ClientConfig,
+        from: Ipv4Addr,
+        to: SocketAddr,
+    ) -> Result<Self> {
         let endpoint = quinn::Endpoint::client(SocketAddr::from((from, 0)))?;
         let connection = endpoint.connect_with(config, to, "tegata")?.await?;
         let (send, receive) = connection.open_bi().await?;
         Ok(Self { _endpoint: endpoint, connection, send, receive })
+    }
+
+    /// Sends bytes as they are.
+    ///
+    /// # Errors
+    ///
+    /// When the connection is closed.
+    pub async fn send(&mut self, bytes: &[u8]) -> Result<()> {
+        Ok(self.send.write_all(bytes).await?)
+    }
+
+    /// Ends the stream, in order or not.
+    ///
+    /// # Errors
+    ///
+    /// When the connection is closed.
+    pub fn end(&mut self, in_order: bool) -> Result<()> {
+        if in_order { Ok(self.send.finish()?) } else { Ok(self.send.reset(0_u32.into())?) }
     }
 
     /// Returns the exporter that proofs on this connection are bound to.
@@ -227,8 +279,21 @@ pub async fn login(
     name: &str,
     password: &str,
 ) -> Result<BrokerMessage> {
-    let mut line = Line::open(to, ALPN_LOGIN).await?;
-    let txn = hello(&mut line, keys).await?;
+    login_over(&mut Line::open(to, ALPN_LOGIN).await?, keys, name, password).await
+}
+
+/// Logs in over a line of one's own and returns the last frame.
+///
+/// # Errors
+///
+/// When the conversation breaks off.
+pub async fn login_over(
+    line: &mut Line,
+    keys: &Keys,
+    name: &str,
+    password: &str,
+) -> Result<BrokerMessage> {
+    let txn = hello(line, keys).await?;
     let (name, password) = (name.to_owned(), Secret::new(password));
     line.say(&AgentMessage::Password(Password { txn, realm: None, name, password })).await?;
     loop {

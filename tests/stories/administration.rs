@@ -45,7 +45,7 @@ fn a_broker_takes_all_the_descriptors_that_it_may() -> Result<()> {
     // What systemd gives a service that asks for nothing.
     setrlimit(Resource::Nofile, Rlimit { current: Some(1024), ..may })?;
     let site = Site::builder().start()?;
-    let limits = fs::read_to_string(format!("/proc/{}/limits", site.broker_id().unwrap()))?;
+    let limits = fs::read_to_string(format!("/proc/{}/limits", site.process()?))?;
     let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
     let words: Vec<_> = line.split_whitespace().rev().skip(1).take(2).collect();
     assert_eq!(words[0], words[1], "soft and hard: {line}");
@@ -235,5 +235,139 @@ fn a_second_broker_on_the_same_store_does_not_start() -> Result<()> {
     let mut broker = Child::spawn("second", &mut command, site.scratch())?;
     assert_eq!(broker.wait(wait::LIMIT)?.code(), Some(70), "{}", broker.log());
     assert!(site.api()?.is_ready(), "the first one goes on");
+    Ok(())
+}
+
+#[test]
+fn a_target_outside_the_list_is_refused_by_the_api_and_again_by_the_dial() -> Result<()> {
+    let desktop = FakeDesktop::echo(b"")?;
+    let mut site = Site::builder()
+        .people(&[("sato", PASSWORD, &["keiri"])])?
+        .targets("[[targets]]\nprefixes = [\"127.0.0.1/32\", \"0.0.0.0/0\", \"::/0\"]\nports = [\"20000-29999\"]\n")
+        .start()?;
+    let api = site.api()?;
+    let keiri = |address: &str| {
+        let mut keiri = pool("keiri", "keiri", &[desktop.address()]);
+        keiri["desktops"][0]["address"] = address.into();
+        keiri
+    };
+    for address in [
+        "127.0.0.1:9464",           // a port that is not listed
+        "127.0.0.2:20001",          // loopback, but not that one
+        "[::1]:20001",              // loopback, by no rule of its own
+        "[::ffff:127.0.0.2]:20001", // the same, written as IPv6
+        "169.254.169.254:20001",    // link-local, by no rule of its own
+        "[fe80::1]:20001",
+        "0.0.0.0:20001",
+        "[::]:20001",
+        "255.255.255.255:20001",
+        "224.0.0.1:20001",
+        "[ff02::1]:20001",
+        "192.0.2.1:0",
+    ] {
+        let answer = api.put("/v1/pools/keiri", &keiri(address))?;
+        assert_eq!(answer.status, 422, "{address}: {}", answer.body);
+        assert_eq!(answer.body["faults"][0]["key"], "desktops[0].address", "{address}");
+    }
+    for no_address in
+        ["localhost:20001", "127.1:20001", "0x7f000001:20001", "127.0.0.1", "2130706433:20001"]
+    {
+        let answer = api.put("/v1/pools/keiri", &keiri(no_address))?;
+        assert!([400, 422].contains(&answer.status), "{no_address}: {}", answer.body);
+    }
+    assert_eq!(api.put("/v1/pools/keiri", &keiri(&desktop.address().to_string()))?.status, 201);
+    api.wait_for_desktops("keiri", "ready", 1)?;
+    let mut sato = site.login("sato", PASSWORD)?;
+    echo(&mut sato.desktop()?, "it is in the list")?;
+    sato.leave()?;
+    drop(api);
+
+    // The store still has the desktop; the list of the gateway has it no longer.
+    site.stop()?;
+    let text = fs::read_to_string(site.path("broker.toml"))?;
+    fs::write(site.path("broker.toml"), text.replace("127.0.0.1/32", "127.0.0.3/32"))?;
+    site.start()?;
+    let mut sato = site.login("sato", PASSWORD)?;
+    assert_eq!(sato.exit()?, 40, "{}", sato.log());
+    let log = site.log();
+    assert!(log.contains("the target is not in the list of desktops"), "{log}");
+    Ok(())
+}
+
+#[test]
+fn a_bad_configuration_is_told_whole_and_opens_no_socket() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let site = folder.path().join("site");
+    let broker = program("tegata-broker")?;
+    assert!(Command::new(&broker).args(["init", "--dir"]).arg(&site).status()?.success());
+    let (udp, tcp) = (tegata_parts::port::free_udp()?, tegata_parts::port::free_tcp()?);
+    let config = site.join("broker.toml");
+    let mut text: toml::Table = toml::from_str(&fs::read_to_string(&config)?)?;
+    text.insert("listen".to_owned(), vec![format!("127.0.0.1:{udp}"), "nowhere".to_owned()].into());
+    text["operations"]["listen"] = format!("127.0.0.1:{tcp}").into();
+    text["operations"]["api_keys"] = "no-such-file.toml".into();
+    text["keys"].as_table_mut().unwrap().insert("colour".to_owned(), "red".into());
+    text.insert("colour".to_owned(), toml::toml! { shade = "red" }.into());
+    text["keys"]["broker_certificate"] = "no-such-file.pem".into();
+    text.insert(
+        "classes".to_owned(),
+        toml::Value::Array(vec![
+            toml::toml! { name = "office"
+            prefixes = ["10.0.0.0/33"]
+            color = 1 }
+            .into(),
+        ]),
+    );
+    let realm = toml::toml! {
+        name = "honsho"
+        [ldap]
+        servers = ["http://dc1.example"]
+        bind_dn = "cn=tegata"
+        bind_password_file = "no-such-file"
+        people = "ou=people"
+        connect_timeout = "soon"
+        operation_timeout = "10 parsecs"
+        patience = "2h"
+    };
+    text.insert("realms".to_owned(), toml::Value::Array(vec![realm.into()]));
+    fs::write(&config, toml::to_string(&text)?)?;
+    fs::set_permissions(site.join("signing.key"), fs::Permissions::from_mode(0o644))?;
+
+    for command in ["check-config", "run"] {
+        let output = Command::new(&broker).args([command, "--config"]).arg(&config).output()?;
+        assert_eq!(output.status.code(), Some(78), "{command}");
+        let told = String::from_utf8(output.stderr)?;
+        for key in [
+            "listen[1]:",
+            "colour:",
+            "keys.colour:",
+            "keys.broker_certificate:",
+            "keys.signing_key:",
+            "operations.api_keys:",
+            "classes[0].color:",
+            "classes[0].prefixes[0]:",
+            "realms[0].ldap.servers[0]:",
+            "realms[0].ldap.bind_password_file:",
+            "realms[0].ldap.connect_timeout:",
+            "realms[0].ldap.operation_timeout:",
+            "realms[0].ldap.patience:",
+        ] {
+            let named = told.lines().any(|line| line.contains(&format!(": {key}")));
+            assert!(named, "{command}: {key} in {told}");
+        }
+        assert!(!site.join("tegata.db").exists(), "{command} made no store");
+        assert!(
+            !told.contains("Endpoint open") && !told.contains("Operations port open"),
+            "{told}"
+        );
+    }
+
+    // A value of the wrong kind ends the search, and is named all the same.
+    text["store"]["sqlite"] = 7.into();
+    fs::write(&config, toml::to_string(&text)?)?;
+    let output = Command::new(&broker).args(["check-config", "--config"]).arg(&config).output()?;
+    let told = String::from_utf8(output.stderr)?;
+    assert_eq!(output.status.code(), Some(78));
+    assert!(told.contains(": store.sqlite: ") && told.contains(": colour: "), "{told}");
     Ok(())
 }

@@ -77,7 +77,7 @@ pub(super) fn run(programs: &Programs, arguments: &Arguments) -> Result<()> {
 }
 
 fn once(site: &Site, sessions: u32, settling: Duration, span: Duration) -> Result<Run> {
-    let broker = site.broker_id().context("the broker does not run")?;
+    let broker = site.process()?;
     let without = machine::resident_kib(broker)?;
     let runtime = clients()?;
     runtime.block_on(async {

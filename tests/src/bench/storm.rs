@@ -87,7 +87,7 @@ pub(super) fn run(programs: &Programs, arguments: &Arguments) -> Result<()> {
 }
 
 fn once(office: &Office, site: &Site, agents: u32, span: Duration) -> Result<Run> {
-    let broker = site.broker_id().context("the broker does not run")?;
+    let broker = site.process()?;
     let processes = [broker, office.directory.id().context("no directory")?, process::id()];
     let used =
         || -> Result<Vec<Duration>> { processes.iter().map(|id| machine::cpu(*id)).collect() };

@@ -95,7 +95,7 @@ impl Way {
     pub(super) fn tegata(site: &Site, office: &Office, first: u32) -> Result<Self> {
         Ok(Self::Tegata(Ours {
             visitor: Visitor::new(site)?,
-            gateway: site.broker_id().context("the broker does not run")?,
+            gateway: site.process()?,
             people: office.people,
             next: Arc::new(AtomicU32::new(first)),
         }))

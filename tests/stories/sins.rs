@@ -1,0 +1,275 @@
+//! Misbehaving clients: whatever they do, they get their answer, and nobody else
+//! notices.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use tegata_proto::code::Code;
+use tegata_proto::login::TicketAnswer;
+use tegata_proto::session::GatewayMessage;
+use tegata_proto::{ALPN_LOGIN, ALPN_SESSION};
+use tegata_tests::sins::place::{GROWTH_KIB, PASSWORD, Place};
+use tegata_tests::sins::{
+    conversation, crowd, flood, handshakes, is_long, login, operations, packets, seed, session,
+    tickets,
+};
+use tegata_tests::stranger::{self, Keys, Line, attach_with, ticket_purpose};
+use tokio::task::{JoinSet, spawn_blocking};
+
+/// How many sin at once.
+const LANES: usize = 8;
+
+async fn place(people: usize) -> Result<Arc<Place>> {
+    spawn_blocking(move || Place::open(people)).await?
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_sin_of_a_login_gets_its_answer() -> Result<()> {
+    let place = place(LANES).await?;
+    place.is_well().await?;
+    let before = place.memory_kib()?;
+    conversation::commit_all(&place, ALPN_LOGIN, LANES, login::table()).await?;
+    place.has_endured(before, GROWTH_KIB).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_sin_of_a_session_gets_its_answer() -> Result<()> {
+    let place = place(LANES).await?;
+    place.is_well().await?;
+    let before = place.memory_kib()?;
+    conversation::commit_all(&place, ALPN_SESSION, LANES, session::table()).await?;
+    place.has_endured(before, GROWTH_KIB).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_forged_ticket_and_no_false_proof_opens_anything() -> Result<()> {
+    let place = place(LANES).await?;
+    place.is_well().await?;
+    let before = place.memory_kib()?;
+    let sins = [tickets::forged(), tickets::unproven()].concat();
+    let honest = sins.iter().filter(|sin| sin.name.starts_with("none:")).count();
+    conversation::commit_all(&place, ALPN_SESSION, LANES, sins).await?;
+    place.has_endured(before, GROWTH_KIB).await?;
+    let metrics = operations::metrics(place.site.operations()).await?;
+    let attached = operations::value(&metrics, r#"tegata_redeems_total{result="ok"}"#);
+    assert_eq!(attached, u64::try_from(honest)?, "only the honest ones");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ticket_used_by_a_hundred_at_once_opens_one_link() -> Result<()> {
+    let place = place(1).await?;
+    let to = place.site.listen();
+    let keys = Arc::new(Keys::generate()?);
+    let answer = Arc::new(stranger::ticket(to, &keys, "p0", PASSWORD).await?);
+    // Half of them with one number, half of them with a number each.
+    let mut hundred = JoinSet::new();
+    let start = Arc::new(tokio::sync::Barrier::new(100));
+    for n in 0..100_u64 {
+        let (keys, answer, start) = (Arc::clone(&keys), Arc::clone(&answer), Arc::clone(&start));
+        let number = if n % 2 == 0 { 1 } else { n };
+        hundred.spawn(async move {
+            let line = Line::open(to, ALPN_SESSION).await;
+            start.wait().await;
+            uses(line?, &keys, &answer, number).await
+        });
+    }
+    let mut held = Vec::new();
+    let mut opened = 0;
+    for outcome in hundred.join_all().await {
+        let (heard, line) = outcome?;
+        match heard {
+            GatewayMessage::Attached(_) => opened += 1,
+            GatewayMessage::Error(failure) => {
+                let known = [Code::TicketUsed, Code::LinkStale, Code::Superseded, Code::Busy];
+                ensure!(known.contains(&failure.code), "{failure:?}");
+            }
+            GatewayMessage::End { cause: Code::Superseded } => {}
+            other => panic!("{other:?}"),
+        }
+        held.push(line);
+    }
+    ensure!(opened <= 1, "{opened} links");
+    drop(held);
+    let metrics = operations::metrics(place.site.operations()).await?;
+    assert_eq!(operations::value(&metrics, r#"tegata_redeems_total{result="ok"}"#), 1);
+    place.is_well().await?;
+    place.log_is_clean()
+}
+
+async fn uses(
+    line: Line,
+    keys: &Keys,
+    answer: &TicketAnswer,
+    number: u64,
+) -> Result<(GatewayMessage, Line)> {
+    let number = tegata_proto::id::LinkNumber(number);
+    let proof = keys.prove(ticket_purpose(&answer.ticket), &line.exporter()?, number);
+    attach_with(line, keys.public(), &answer.ticket, number, proof).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn frames_that_quic_forbids_end_their_own_connection() -> Result<()> {
+    let place = place(1).await?;
+    place.is_well().await?;
+    let before = place.memory_kib()?;
+    packets::commit_all(&place, packets::forbidden()).await?;
+    place.has_endured(before, GROWTH_KIB).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_thousand_small_frames_cost_next_to_nothing() -> Result<()> {
+    let place = place(1).await?;
+    place.is_well().await?;
+    let before = place.memory_kib()?;
+    for sin in packets::floods(100_000) {
+        let cost = packets::flood(&place, &sin).await?;
+        ensure!(cost <= packets::FLOOD_KIB, "{}: {cost} KiB", sin.name);
+        place.is_well().await?;
+    }
+    place.has_endured(before, GROWTH_KIB).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn offers_that_are_none_of_ours_are_refused() -> Result<()> {
+    let place = place(1).await?;
+    place.is_well().await?;
+    let before = place.memory_kib()?;
+    handshakes::commit_all(&place, handshakes::table()).await?;
+    assert!(!handshakes::sends_early(&place).await?, "no early data");
+    place.has_endured(before, GROWTH_KIB).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn five_hundred_peers_that_stop_half_way_hold_up_nobody() -> Result<()> {
+    let place = place(1).await?;
+    place.is_well().await?;
+    let before = place.memory_kib()?;
+    let gathering = crowd::gathers(&place, crowd::stops(500, seed()));
+    let ((), fared) = place.meanwhile(gathering).await?;
+    println!("{fared:?}");
+    ensure!(fared.greeted > 0);
+    place.has_endured(before, GROWTH_KIB).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_never_showed_its_address_gets_three_bytes_for_one_at_most() -> Result<()> {
+    let place = place(1).await?;
+    let to = place.site.listen();
+    let mut initials = flood::Initials::new(to)?;
+    let mut mutes = Vec::new();
+    for n in 0..240 {
+        let mut mute = flood::Mute::open(place.caller(), to)?;
+        let datagram = initials.write()?;
+        match n % 6 {
+            0 => mute.send(&datagram)?,
+            1 => {
+                for _ in 0..3 {
+                    mute.send(&datagram)?;
+                }
+            }
+            2 => mute.send(&datagram[..1_199])?,
+            // Of a version that nobody speaks.
+            3 => mute.send(&[&[0xc0, 0xfa, 0xce, 0xb0, 0x0c][..], &datagram[5..]].concat())?,
+            // With its last byte changed, and so of nobody who knows its key.
+            4 => {
+                let (last, rest) = datagram.split_last().unwrap();
+                mute.send(&[rest, &[last ^ 1]].concat())?;
+            }
+            // As of a connection that was open once.
+            _ => mute.send(&[&[0x40][..], &datagram[1..]].concat())?,
+        }
+        mutes.push(mute);
+    }
+    // Longer than the broker keeps a handshake.
+    let counting = async { Ok(flood::count_for(&mut mutes, Duration::from_secs(7)).await) };
+    let (exchanges, fared) = place.meanwhile(counting).await?;
+    println!("{fared:?}");
+    for (n, exchange) in exchanges.iter().enumerate() {
+        // quinn-proto lets the datagram that crosses the limit out whole.
+        let limit = 3 * exchange.sent + flood::DATAGRAM - 1;
+        ensure!(exchange.received <= limit, "{n}: {exchange:?}");
+        match n % 6 {
+            2 => ensure!(exchange.answers == 0, "1,199 bytes are answered: {exchange:?}"),
+            3 | 5 => ensure!(exchange.received < exchange.sent, "{n}: {exchange:?}"),
+            _ => {}
+        }
+    }
+    let answered = exchanges.iter().filter(|exchange| exchange.answers > 0).count();
+    ensure!(answered > 0, "nobody was answered, so nothing was shown");
+    place.is_well().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn half_open_handshakes_are_bounded_and_gone_within_ten_seconds() -> Result<()> {
+    let count = if is_long() { 20_000 } else { 2_000 };
+    let place = place(1).await?;
+    place.is_well().await?;
+    let (before, to) = (place.memory_kib()?, place.site.listen());
+    let mut initials = flood::Initials::new(to)?;
+    let mut mutes =
+        (0..64).map(|_| flood::Mute::open(place.caller(), to)).collect::<Result<Vec<_>>>()?;
+    let flooding = async {
+        for n in 0..count {
+            mutes[n % 64].send(&initials.write()?)?;
+            if n % 64 == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+        Ok(())
+    };
+    let ((), fared) = place.meanwhile(flooding).await?;
+    println!("{count} half-open: {fared:?}");
+    place.has_endured(before, GROWTH_KIB).await?;
+    let full = retries(&place).await?;
+    ensure!(full > 0, "the flood was no flood");
+    // Once they are gone, nobody is asked for an address any more.
+    let end = tokio::time::Instant::now() + Duration::from_secs(10);
+    loop {
+        let asked = retries(&place).await?;
+        place.is_well().await?;
+        if retries(&place).await? == asked {
+            return Ok(());
+        }
+        ensure!(tokio::time::Instant::now() < end, "they are still held");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+async fn retries(place: &Place) -> Result<u64> {
+    let metrics = operations::metrics(place.site.operations()).await?;
+    Ok(operations::value(&metrics, "tegata_edge_retries_total"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_sin_against_the_operations_port_gets_its_answer() -> Result<()> {
+    let place = place(1).await?;
+    place.is_well().await?;
+    let before = place.memory_kib()?;
+    let key = std::fs::read_to_string(place.site.path("api.key"))?;
+    operations::commit_all(&place, key.trim(), operations::table()).await?;
+    ensure!(!place.site.log().contains(key.trim()), "the log holds a key");
+    place.has_endured(before, GROWTH_KIB).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_only_stand_there_keep_no_operator_out() -> Result<()> {
+    let count = if is_long() { 10_000 } else { 1_500 };
+    let place = place(1).await?;
+    place.is_well().await?;
+    let (before, to) = (place.memory_kib()?, place.site.operations());
+    let ((standing, asked), fared) = place
+        .meanwhile(async {
+            let standing = operations::stand_there(to, count).await?;
+            let asked = operations::ask_within(to, "/readyz", Duration::from_secs(5)).await?;
+            Ok((standing, asked))
+        })
+        .await?;
+    println!("{count} stand there: {fared:?}");
+    ensure!(asked.starts_with("HTTP/1.1 200"), "{asked}");
+    place.meanwhile(operations::are_ended(standing)).await?;
+    place.has_endured(before, GROWTH_KIB).await
+}
