@@ -1,0 +1,26 @@
+//! What is fuzzed. Each target takes any bytes at all and panics where a promise
+//! is broken; the fuzzer and the story that replays the kept corpus call the
+//! same functions.
+
+pub mod assignment;
+pub mod attach;
+pub mod configuration;
+pub mod frames;
+pub mod login;
+pub mod script;
+pub mod tokens;
+pub mod x224;
+
+/// One target.
+pub type Target = fn(&[u8]);
+
+/// Every target by its name, which is that of its corpus as well.
+pub const TARGETS: [(&str, Target); 7] = [
+    ("assignment", assignment::run),
+    ("attach", attach::run),
+    ("configuration", configuration::run),
+    ("frames", frames::run),
+    ("login", login::run),
+    ("tokens", tokens::run),
+    ("x224", x224::run),
+];
