@@ -1,8 +1,8 @@
 //! Whether a server is asked: the circuit breaker of one server.
 //!
-//! Knows no network and no clock. A server that leaves a caller waiting, or is
-//! not the one that was meant, is left alone at once; one that merely breaks off
-//! is so after several times in a row. After a rest one caller tries it, while the
+//! Knows no network and no clock. A server that leaves a caller waiting, fails
+//! a request, or is not the one that was meant is left alone at once; one that
+//! merely takes no connection is so after several times in a row. After a rest one caller tries it, while the
 //! others still leave it alone; each rest is longer than the last, up to a limit.
 
 use std::time::Duration;
@@ -11,8 +11,8 @@ use tokio::time::Instant;
 
 use crate::ports::directory::Breaker as Standing;
 
-/// Broken connections in a row after which a server is left alone.
-const BROKEN_MAX: u32 = 3;
+/// Connections not had in a row after which a server is left alone.
+const MISSED_MAX: u32 = 3;
 
 /// How long a server that failed is left alone.
 pub(super) const REST: Duration = Duration::from_secs(2);
@@ -23,9 +23,9 @@ const REST_MAX: Duration = Duration::from_secs(8);
 /// What befell a caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Trouble {
-    /// It waited for nothing, or met a stranger.
+    /// It waited for nothing, had its request failed, or met a stranger.
     Grave,
-    /// The connection could not be had or broke off, at once.
+    /// The connection could not be had, and that was clear at once.
     Light,
 }
 
@@ -39,8 +39,8 @@ pub(super) struct Breaker {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// Everybody asks; so many connections have broken in a row.
-    Closed { broken: u32 },
+    /// Everybody asks; so many connections could not be had in a row.
+    Closed { missed: u32 },
     /// Nobody asks before `until`.
     Open { until: Instant },
     /// One caller asks. Another may from `until` on, if that one is not heard of.
@@ -49,7 +49,7 @@ enum State {
 
 impl Breaker {
     pub(super) fn new() -> Self {
-        Self { state: State::Closed { broken: 0 }, rest: REST }
+        Self { state: State::Closed { missed: 0 }, rest: REST }
     }
 
     /// Tells whether the caller may ask the server.
@@ -70,8 +70,8 @@ impl Breaker {
 
     pub(super) fn failed(&mut self, trouble: Trouble, now: Instant) {
         match (self.state, trouble) {
-            (State::Closed { broken }, Trouble::Light) if broken + 1 < BROKEN_MAX => {
-                self.state = State::Closed { broken: broken + 1 };
+            (State::Closed { missed }, Trouble::Light) if missed + 1 < MISSED_MAX => {
+                self.state = State::Closed { missed: missed + 1 };
             }
             // Callers that were under way when it opened say nothing new.
             (State::Open { .. }, _) => {}
@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn a_server_is_left_alone_and_then_tried_by_one() {
         play(
-            "broken connections in a row",
+            "connections not had in a row",
             &[
                 (0, Failed(Light)),
                 (0, Failed(Light)),

@@ -131,7 +131,7 @@ impl Pool {
             match line.search(search, deadline).await {
                 Ok((_, answer)) if answer.code.is_transient() => {
                     let failure = Failure::Broken(Misfit::Search(answer.code).into());
-                    last = Some(self.server_failed(server, failure));
+                    last = Some(self.server_failed(server, Trouble::Grave, failure));
                     failed[server] = true;
                 }
                 Ok((line, answer)) => {
@@ -182,7 +182,14 @@ impl Pool {
                     return Ok(Line { pool: self, permits, server: n, connection, used: false });
                 }
                 Err(failure) => {
-                    last = Some(self.server_failed(n, failure));
+                    // A connection that cannot be had costs the next caller nothing.
+                    let trouble = match failure {
+                        Failure::Broken(_) => Trouble::Light,
+                        Failure::Silent { .. }
+                        | Failure::Untrusted(_)
+                        | Failure::ServiceRefused(_) => Trouble::Grave,
+                    };
+                    last = Some(self.server_failed(n, trouble, failure));
                     failed[n] = true;
                 }
             }
@@ -209,14 +216,8 @@ impl Pool {
         }
     }
 
-    fn server_failed(&self, server: usize, failure: Failure) -> DirectoryError {
+    fn server_failed(&self, server: usize, trouble: Trouble, failure: Failure) -> DirectoryError {
         let Server { url, .. } = &self.servers[server];
-        let trouble = match &failure {
-            Failure::Silent { .. } | Failure::Untrusted(_) | Failure::ServiceRefused(_) => {
-                Trouble::Grave
-            }
-            Failure::Broken(_) => Trouble::Light,
-        };
         self.servers[server].breaker().failed(trouble, Instant::now());
         self.idle()[server].clear();
         let error = failed(&self.realm, url, failure);
@@ -300,7 +301,7 @@ impl Pool {
                 self.idle()[server].clear();
                 failed(&self.realm, &self.servers[server].url, failure)
             }
-            failure => self.server_failed(server, failure),
+            failure => self.server_failed(server, Trouble::Grave, failure),
         }
     }
 }
