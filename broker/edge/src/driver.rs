@@ -8,10 +8,13 @@
 
 mod connection;
 mod doorbell;
+mod joined;
+mod newcomer;
 mod schedule;
 mod socket;
 mod splice;
 mod stream;
+mod traffic;
 
 use std::collections::VecDeque;
 use std::io;
@@ -20,40 +23,29 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use quinn_proto::{
-    ConnectionError, ConnectionHandle, DatagramEvent, EcnCodepoint, EndpointEvent, Incoming,
-};
+use quinn_proto::{ConnectionError, ConnectionHandle, DatagramEvent, EcnCodepoint, EndpointEvent};
 use quinn_udp::RecvMeta;
-use tracing::debug;
 
 use self::connection::{News, Shared};
 use self::doorbell::Seen;
+use self::joined::{Scratch, Turn};
+use self::newcomer::{Handshake, Newcomer};
 use self::schedule::{Pace, Ready, TRANSMITS_PER_TURN, Timers, segments};
 use self::socket::{RECEIVES, Socket};
-use self::splice::{Scratch, Turn};
-use crate::endpoint::{Answer, CLOSE_DONE, Reception, Slot};
+use crate::endpoint::{CLOSE_DONE, Reception};
 use crate::metrics::Refusal;
-use crate::source::canonical;
 
 pub use self::connection::{Connection, NotExported};
-pub use self::splice::{NotJoined, Parted, Splice, Traffic, Way};
+pub use self::newcomer::HANDSHAKE_DEADLINE;
+pub use self::splice::{NotJoined, Parted, Splice, Way};
 pub use self::stream::{RecvStream, SendStream};
+pub use self::traffic::Traffic;
 
 pub(crate) use self::doorbell::{Doorbell, Stage};
-
-/// By when a handshake must be complete.
-pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
+pub(crate) use self::newcomer::Arrival;
 
 /// How long closed connections may take to say so before the socket goes.
 const FAREWELL: Duration = Duration::from_secs(1);
-
-/// Somebody who has been let in, after its handshake.
-pub(crate) struct Arrival {
-    pub(crate) connection: Connection,
-    pub(crate) remote: SocketAddr,
-    pub(crate) slot: Slot,
-    pub(crate) took: Duration,
-}
 
 /// A public port and everybody who is connected to it.
 pub(crate) struct Driver {
@@ -71,18 +63,6 @@ pub(crate) struct Driver {
     /// Whether the doorbell tells of room in the socket.
     awaits_room: bool,
     closing: Option<Instant>,
-}
-
-struct Newcomer {
-    incoming: Incoming,
-    handshake: Handshake,
-}
-
-/// What is kept of a handshake in progress.
-struct Handshake {
-    remote: SocketAddr,
-    begun: Instant,
-    slot: Slot,
 }
 
 /// The driver's own part of a connection.
@@ -267,62 +247,6 @@ impl Driver {
         }
     }
 
-    /// Decides about a newcomer, at once: nobody waits here for a peer.
-    fn judge(&mut self, incoming: Incoming, now: Instant) {
-        let remote = canonical(incoming.remote_address());
-        match self.reception.judge(remote, incoming.remote_address_validated()) {
-            Answer::Accept(slot) => {
-                let handshake = Handshake { remote, begun: now, slot };
-                self.newcomers.push_back(Newcomer { incoming, handshake });
-            }
-            Answer::Retry if self.socket.is_full() => self.quic.ignore(incoming),
-            Answer::Retry => {
-                self.socket.out.clear();
-                match self.quic.retry(incoming, &mut self.socket.out) {
-                    Ok(transmit) => self.socket.send(transmit),
-                    // An address that is not validated may always be asked.
-                    Err(error) => self.quic.ignore(error.into_incoming()),
-                }
-            }
-            Answer::Refuse(_) => self.refuse(incoming),
-        }
-    }
-
-    fn refuse(&mut self, incoming: Incoming) {
-        if self.socket.is_full() {
-            return self.quic.ignore(incoming);
-        }
-        self.socket.out.clear();
-        let transmit = self.quic.refuse(incoming, &mut self.socket.out);
-        self.socket.send(transmit);
-    }
-
-    /// Begins a handshake.
-    fn begin(&mut self, newcomer: Newcomer) {
-        let Newcomer { incoming, handshake } = newcomer;
-        self.socket.out.clear();
-        let now = Instant::now();
-        match self.quic.accept(incoming, now, &mut self.socket.out, None) {
-            Ok((ConnectionHandle(key), quic)) => {
-                if key >= self.entries.len() {
-                    self.entries.resize_with(key + 1, || None);
-                }
-                let shared = Shared::new(key, Arc::clone(&self.doorbell), quic);
-                let handshake = Some(Box::new(handshake));
-                let pace = Pace::new(now);
-                self.entries[key] = Some(Entry { shared, pace, handshake, drained: None });
-                self.queue(key, now);
-            }
-            Err(error) => {
-                debug!(remote = %handshake.remote, error = %error.cause, "Handshake failed");
-                self.reception.refused(handshake.remote, Refusal::Handshake);
-                if let Some(answer) = error.response {
-                    self.socket.send(answer);
-                }
-            }
-        }
-    }
-
     /// Serves everybody who is quiet, one who is not, and one newcomer.
     fn round(&mut self) {
         let mut round = self.ready.round();
@@ -423,12 +347,6 @@ fn transmit(
         }
     }
     (sent, true)
-}
-
-impl Handshake {
-    fn deadline(&self) -> Instant {
-        self.begun + HANDSHAKE_DEADLINE
-    }
 }
 
 impl Entry {

@@ -16,7 +16,7 @@ use quinn_proto::{ConnectionError, Dir, Event, StreamEvent, StreamId, VarInt};
 use tokio::sync::Notify;
 
 use super::doorbell::Doorbell;
-use super::splice::Joined;
+use super::joined::Joined;
 use super::stream::{RecvStream, SendStream};
 
 /// What both sides know of a connection.

@@ -1,0 +1,104 @@
+//! How somebody comes in: judged at once, then one handshake begun in each round,
+//! so that a rush of them holds up nobody who is in.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use quinn_proto::{ConnectionHandle, Incoming};
+use tracing::debug;
+
+use super::connection::Shared;
+use super::schedule::Pace;
+use super::{Connection, Driver, Entry};
+use crate::endpoint::{Answer, Slot};
+use crate::metrics::Refusal;
+use crate::source::canonical;
+
+/// By when a handshake must be complete.
+pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Somebody who has been let in, after its handshake.
+pub(crate) struct Arrival {
+    pub(crate) connection: Connection,
+    pub(crate) remote: SocketAddr,
+    pub(crate) slot: Slot,
+    pub(crate) took: Duration,
+}
+
+/// Somebody who was let in, and whose handshake has not begun.
+pub(super) struct Newcomer {
+    pub(super) incoming: Incoming,
+    handshake: Handshake,
+}
+
+/// What is kept of a handshake in progress.
+pub(super) struct Handshake {
+    pub(super) remote: SocketAddr,
+    pub(super) begun: Instant,
+    pub(super) slot: Slot,
+}
+
+impl Driver {
+    /// Decides about a newcomer, at once: nobody waits here for a peer.
+    pub(super) fn judge(&mut self, incoming: Incoming, now: Instant) {
+        let remote = canonical(incoming.remote_address());
+        match self.reception.judge(remote, incoming.remote_address_validated()) {
+            Answer::Accept(slot) => {
+                let handshake = Handshake { remote, begun: now, slot };
+                self.newcomers.push_back(Newcomer { incoming, handshake });
+            }
+            Answer::Retry if self.socket.is_full() => self.quic.ignore(incoming),
+            Answer::Retry => {
+                self.socket.out.clear();
+                match self.quic.retry(incoming, &mut self.socket.out) {
+                    Ok(transmit) => self.socket.send(transmit),
+                    // An address that is not validated may always be asked.
+                    Err(error) => self.quic.ignore(error.into_incoming()),
+                }
+            }
+            Answer::Refuse(_) => self.refuse(incoming),
+        }
+    }
+
+    pub(super) fn refuse(&mut self, incoming: Incoming) {
+        if self.socket.is_full() {
+            return self.quic.ignore(incoming);
+        }
+        self.socket.out.clear();
+        let transmit = self.quic.refuse(incoming, &mut self.socket.out);
+        self.socket.send(transmit);
+    }
+
+    /// Begins a handshake.
+    pub(super) fn begin(&mut self, newcomer: Newcomer) {
+        let Newcomer { incoming, handshake } = newcomer;
+        self.socket.out.clear();
+        let now = Instant::now();
+        match self.quic.accept(incoming, now, &mut self.socket.out, None) {
+            Ok((ConnectionHandle(key), quic)) => {
+                if key >= self.entries.len() {
+                    self.entries.resize_with(key + 1, || None);
+                }
+                let shared = Shared::new(key, Arc::clone(&self.doorbell), quic);
+                let handshake = Some(Box::new(handshake));
+                let pace = Pace::new(now);
+                self.entries[key] = Some(Entry { shared, pace, handshake, drained: None });
+                self.queue(key, now);
+            }
+            Err(error) => {
+                debug!(remote = %handshake.remote, error = %error.cause, "Handshake failed");
+                self.reception.refused(handshake.remote, Refusal::Handshake);
+                if let Some(answer) = error.response {
+                    self.socket.send(answer);
+                }
+            }
+        }
+    }
+}
+
+impl Handshake {
+    pub(super) fn deadline(&self) -> Instant {
+        self.begun + HANDSHAKE_DEADLINE
+    }
+}
