@@ -153,7 +153,8 @@ pub trait Store: Familiarity {
 
     /// Lists the desktops that are due for a probe, those never probed first, then
     /// by age: after [`PROBE_SOON`] where one is not ready and could become so,
-    /// after [`PROBE_LATER`] otherwise. At most `limit`.
+    /// after [`PROBE_LATER`] otherwise; not those that are quarantined as used, which
+    /// no probe brings back. At most `limit`.
     async fn to_probe(&self, now: Timestamp, limit: u32) -> Result<Vec<ProbeTarget>, StoreError>;
 
     /// Takes over from an earlier process: sessions that a gateway with another

@@ -24,14 +24,20 @@ impl Command for Probed {
     type Answer = Vec<Followup>;
 
     async fn perform(&self, tx: &mut SqliteConnection) -> Result<Vec<Followup>, StoreError> {
+        // The usual case, thousands of times a minute: nothing is to be decided.
+        let Some(probe) = self.found else {
+            sqlx::query("UPDATE desktops SET probed_at = ? WHERE id = ?")
+                .bind(row::millis(self.now))
+                .bind(row::bytes(self.desktop.0))
+                .execute(tx)
+                .await?;
+            return Ok(vec![]);
+        };
         let Some(mut loaded) = Loaded::of_desktop(tx, self.desktop).await? else {
             return Ok(vec![]);
         };
         let rules = loaded.pool.rules();
-        let effects = match self.found {
-            Some(probe) => loaded.assignment.probed(probe, rules, self.now).map_err(corrupt)?,
-            None => vec![],
-        };
+        let effects = loaded.assignment.probed(probe, rules, self.now).map_err(corrupt)?;
         let followups = loaded.followups(effects);
         let mut batch = Batch::new();
         loaded.save(&mut batch, &Actor::Broker, "probed", self.now, |_, _| {})?;

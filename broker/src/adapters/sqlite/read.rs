@@ -181,7 +181,8 @@ pub(super) async fn to_probe(
              AND (state = 'starting' OR reason = 'unreachable') AND probed_at <= ?1 \
            ORDER BY probed_at LIMIT ?3) \
          UNION SELECT * FROM (SELECT id, pool, name, address, state = 'ready', probed_at \
-           FROM desktops WHERE probed_at <= ?2 ORDER BY probed_at LIMIT ?3) \
+           FROM desktops WHERE probed_at <= ?2 AND reason IS NOT 'used' \
+           ORDER BY probed_at LIMIT ?3) \
          ORDER BY probed_at LIMIT ?3",
     )
     .bind(before(PROBE_SOON))

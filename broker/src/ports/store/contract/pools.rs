@@ -1,7 +1,7 @@
 //! What an administrator may change.
 
-use tegata_domain::desktop::{Probe, State};
-use tegata_domain::pool::Kind;
+use tegata_domain::desktop::{Probe, Quarantine, State};
+use tegata_domain::pool::{Kind, Reuse};
 use tegata_domain::session::Event;
 use tegata_proto::encoding::Sha256;
 use tegata_proto::id::PoolName;
@@ -140,4 +140,21 @@ pub(crate) async fn desktops_are_probed_by_need_and_age<B: Bench>() {
     store.probed(records[0].id, None, office.now).await.unwrap();
     assert_eq!(due(office.now).await.len(), 2, "a mere connection counts as a probe");
     assert_eq!(store.to_probe(office.now, 1).await.unwrap().len(), 1, "the limit holds");
+}
+
+pub(crate) async fn a_used_desktop_is_looked_at_no_more<B: Bench>() {
+    let mut office = Office::<B>::open().await;
+    let mut never = keiri(1);
+    never.reuse = Reuse::Never;
+    office.put(never).await.unwrap();
+    office.probe_all(&name()).await;
+    let login = office.work("sato").await;
+    office.wait(PROBE_LATER);
+    assert_eq!(office.store().to_probe(office.now, 10).await.unwrap().len(), 1, "while it is held");
+    office.tell(login.sid, Event::LoggedOff).await.unwrap();
+    office.tell(login.sid, Event::Closed).await.unwrap();
+    let used = State::Quarantined { reason: Quarantine::Used, since: office.now };
+    assert_eq!(office.desktop().await.desktop.state, used);
+    office.wait(PROBE_LATER);
+    assert!(office.store().to_probe(office.now, 10).await.unwrap().is_empty());
 }
