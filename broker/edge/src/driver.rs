@@ -29,7 +29,7 @@ use quinn_udp::RecvMeta;
 use self::connection::{News, Shared};
 use self::doorbell::Seen;
 use self::joined::{Scratch, Turn};
-use self::newcomer::{Handshake, Newcomer};
+use self::newcomer::{Credit, Handshake, Newcomer};
 use self::schedule::{Pace, Ready, TRANSMITS_PER_TURN, Timers, segments};
 use self::socket::{RECEIVES, Socket};
 use crate::endpoint::{CLOSE_DONE, Reception};
@@ -70,6 +70,9 @@ struct Entry {
     shared: Arc<Shared>,
     pace: Pace,
     handshake: Option<Box<Handshake>>,
+    /// What may be sent to an address that is not proven, until the handshake is
+    /// complete.
+    credit: Option<Box<Credit>>,
     /// The connection's last word, kept back while a desktop is joined to it.
     drained: Option<EndpointEvent>,
 }
@@ -234,14 +237,18 @@ impl Driver {
         let full = self.socket.is_full();
         let out = if full { &mut spare } else { &mut self.socket.out };
         out.clear();
+        let received = bytes.len();
         match self.quic.handle(now, meta.addr, meta.dst_ip, ecn, bytes, out) {
             Some(DatagramEvent::ConnectionEvent(ConnectionHandle(key), event)) => {
-                if let Some(Some(entry)) = self.entries.get(key) {
+                if let Some(Some(entry)) = self.entries.get_mut(key) {
+                    if let Some(credit) = &mut entry.credit {
+                        credit.received(received);
+                    }
                     entry.shared.state().quic.handle_event(event);
                     self.queue(key, now);
                 }
             }
-            Some(DatagramEvent::NewConnection(incoming)) => self.judge(incoming, now),
+            Some(DatagramEvent::NewConnection(incoming)) => self.judge(incoming, received, now),
             Some(DatagramEvent::Response(answer)) if !full => self.socket.send(answer),
             Some(DatagramEvent::Response(_)) | None => {}
         }
@@ -290,7 +297,11 @@ impl Driver {
             Some(joined) => joined.turn(&mut state.quic, &mut self.scratch, lost),
             None => Turn::default(),
         };
-        let (sent, more) = transmit(&mut self.socket, &mut state.quic, now);
+        if news.connected {
+            entry.credit = None;
+        }
+        let credit = entry.credit.as_deref_mut();
+        let (sent, more) = transmit(&mut self.socket, &mut state.quic, credit, now);
         // After the last bytes, so that they are not lost to this.
         if news.lost {
             state.wake_all();
@@ -326,21 +337,30 @@ impl Driver {
     }
 }
 
-/// Sends what a connection has to send, and no more than one turn allows. Returns
-/// how much that was, and whether there may be more.
+/// Sends what a connection has to send, and no more than one turn and its `credit`
+/// allow. Returns how much that was, and whether there may be more.
 fn transmit(
     socket: &mut Socket,
     quic: &mut quinn_proto::Connection,
+    mut credit: Option<&mut Credit>,
     now: Instant,
 ) -> (usize, bool) {
-    let most = segments(quic.current_mtu(), socket.segments());
+    let mtu = quic.current_mtu();
+    let most = if credit.is_some() { 1 } else { segments(mtu, socket.segments()) };
     let mut sent = 0;
     for _ in 0..TRANSMITS_PER_TURN {
+        // It goes on with the peer's next datagram.
+        if credit.as_ref().is_some_and(|credit| !credit.covers(mtu)) {
+            return (sent, false);
+        }
         socket.out.clear();
         let Some(transmit) = quic.poll_transmit(now, most, &mut socket.out) else {
             return (sent, false);
         };
         sent += transmit.size;
+        if let Some(credit) = &mut credit {
+            credit.sent(transmit.size);
+        }
         socket.send(transmit);
         if socket.is_full() {
             break;

@@ -30,6 +30,7 @@ pub(crate) struct Arrival {
 pub(super) struct Newcomer {
     pub(super) incoming: Incoming,
     handshake: Handshake,
+    credit: Option<Box<Credit>>,
 }
 
 /// What is kept of a handshake in progress.
@@ -39,14 +40,26 @@ pub(super) struct Handshake {
     pub(super) slot: Slot,
 }
 
+/// How much may be sent to an address that nobody has shown to be their own: three
+/// times what came from there (RFC 9000 §8.1).
+///
+/// The library lets the datagram that crosses that bound go whole.
+pub(super) struct Credit {
+    received: usize,
+    sent: usize,
+}
+
 impl Driver {
-    /// Decides about a newcomer, at once: nobody waits here for a peer.
-    pub(super) fn judge(&mut self, incoming: Incoming, now: Instant) {
+    /// Decides about a newcomer, whose first datagram had so many bytes, at once:
+    /// nobody waits here for a peer.
+    pub(super) fn judge(&mut self, incoming: Incoming, received: usize, now: Instant) {
         let remote = canonical(incoming.remote_address());
-        match self.reception.judge(remote, incoming.remote_address_validated()) {
+        let proven = incoming.remote_address_validated();
+        match self.reception.judge(remote, proven) {
             Answer::Accept(slot) => {
                 let handshake = Handshake { remote, begun: now, slot };
-                self.newcomers.push_back(Newcomer { incoming, handshake });
+                let credit = (!proven).then(|| Box::new(Credit { received, sent: 0 }));
+                self.newcomers.push_back(Newcomer { incoming, handshake, credit });
             }
             Answer::Retry if self.socket.is_full() => self.quic.ignore(incoming),
             Answer::Retry => {
@@ -72,7 +85,7 @@ impl Driver {
 
     /// Begins a handshake.
     pub(super) fn begin(&mut self, newcomer: Newcomer) {
-        let Newcomer { incoming, handshake } = newcomer;
+        let Newcomer { incoming, handshake, credit } = newcomer;
         self.socket.out.clear();
         let now = Instant::now();
         match self.quic.accept(incoming, now, &mut self.socket.out, None) {
@@ -83,7 +96,8 @@ impl Driver {
                 let shared = Shared::new(key, Arc::clone(&self.doorbell), quic);
                 let handshake = Some(Box::new(handshake));
                 let pace = Pace::new(now);
-                self.entries[key] = Some(Entry { shared, pace, handshake, drained: None });
+                let entry = Entry { shared, pace, handshake, credit, drained: None };
+                self.entries[key] = Some(entry);
                 self.queue(key, now);
             }
             Err(error) => {
@@ -102,3 +116,22 @@ impl Handshake {
         self.begun + HANDSHAKE_DEADLINE
     }
 }
+
+impl Credit {
+    pub(super) fn received(&mut self, bytes: usize) {
+        self.received = self.received.saturating_add(bytes);
+    }
+
+    pub(super) fn sent(&mut self, bytes: usize) {
+        self.sent = self.sent.saturating_add(bytes);
+    }
+
+    /// Tells whether a datagram of at most so many bytes may be sent.
+    pub(super) fn covers(&self, bytes: u16) -> bool {
+        let most = self.received.saturating_mul(AMPLIFICATION_MAX);
+        self.sent.saturating_add(usize::from(bytes)) <= most
+    }
+}
+
+/// Bytes that may be sent for each that was received.
+const AMPLIFICATION_MAX: usize = 3;
