@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use quinn::congestion::NewRenoConfig;
 use quinn::{ConnectionError, TransportConfig};
 use tegata_proto::ALPN_LOGIN;
 use tokio::time::timeout;
@@ -30,6 +31,12 @@ pub struct Sin {
 
 /// Bytes of a full packet, as a client may send them before it knows more.
 const PACKET: usize = 1_200;
+
+/// Bytes that may be on their way: more than any flood has.
+const WINDOW: u64 = 16 * 1024 * 1024;
+
+/// How often a sinner asks whether its connection is still there.
+const AGAIN: Duration = Duration::from_millis(500);
 
 /// Transport errors (RFC 9000 §20.1).
 const FLOW_CONTROL: u64 = 0x03;
@@ -177,9 +184,12 @@ impl Sin {
 pub async fn commit(place: &Place, sin: &Sin) -> Result<Answer> {
     let forge = Forge { filler: Some(Arc::clone(&sin.filler)), ..Forge::default() };
     let mut config = forge.client(credulous(&[ALPN_LOGIN])?);
-    // The word of the end may be lost in the flood; a ping has it said again.
+    // A sinner keeps no window: whoever is deaf to every answer would else fall
+    // silent, and never hear that its connection is gone.
+    let mut congestion = NewRenoConfig::default();
+    congestion.initial_window(WINDOW);
     let mut transport = TransportConfig::default();
-    transport.keep_alive_interval(Some(Duration::from_secs(1)));
+    transport.congestion_controller_factory(Arc::new(congestion));
     config.transport_config(Arc::new(transport));
     let mut line = Line::open_with(config, place.caller(), place.site.listen()).await?;
     forge.armed.store(true, Ordering::Relaxed);
@@ -190,8 +200,20 @@ pub async fn commit(place: &Place, sin: &Sin) -> Result<Answer> {
             break;
         }
     }
-    // Without a hello the broker ends it by its own deadline at the latest.
-    let why = timeout(DEADLINE + SLACK, line.connection.closed()).await;
+    // Without a hello the broker ends it by its own deadline at the latest. Its
+    // word of it may be lost in the flood; one more packet has it said again.
+    let connection = line.connection.clone();
+    let why = timeout(DEADLINE + SLACK, async {
+        let mut again = tokio::time::interval(AGAIN);
+        loop {
+            tokio::select! {
+                biased;
+                why = connection.closed() => return why,
+                _ = again.tick() => drop(line.send(&bytes).await),
+            }
+        }
+    })
+    .await;
     match why.context("the broker did not close")? {
         // Its word was lost, or went to a connection id that it was told to use.
         ConnectionError::Reset => Ok(Answer::Transport(RESET)),
