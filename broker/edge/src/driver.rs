@@ -19,6 +19,7 @@ mod traffic;
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -30,7 +31,7 @@ use self::connection::{News, Shared};
 use self::doorbell::Seen;
 use self::joined::{Scratch, Turn};
 use self::newcomer::{Credit, Handshake, Newcomer};
-use self::schedule::{Pace, Ready, TRANSMITS_PER_TURN, Timers, segments};
+use self::schedule::{Class, Pace, Ready, TRANSMITS_PER_TURN, Timers, segments};
 use self::socket::{RECEIVES, Socket};
 use crate::endpoint::{CLOSE_DONE, Reception};
 use crate::metrics::Refusal;
@@ -60,6 +61,8 @@ pub(crate) struct Driver {
     timers: Timers,
     scratch: Scratch,
     rung: Vec<usize>,
+    /// Whose state is being changed, and half changed if that panics.
+    at_work: Option<usize>,
     /// Whether the doorbell tells of room in the socket.
     awaits_room: bool,
     closing: Option<Instant>,
@@ -75,6 +78,8 @@ struct Entry {
     credit: Option<Box<Credit>>,
     /// The connection's last word, kept back while a desktop is joined to it.
     drained: Option<EndpointEvent>,
+    /// Whether its state cannot be trusted any more, and is not looked at.
+    broken: bool,
 }
 
 impl Driver {
@@ -101,6 +106,7 @@ impl Driver {
             timers: Timers::default(),
             scratch: Scratch::default(),
             rung: Vec::new(),
+            at_work: None,
             awaits_room: false,
             closing: None,
         })
@@ -224,7 +230,7 @@ impl Driver {
             let mut batch = self.socket.batch(index, meta.len);
             while !batch.is_empty() {
                 let datagram = batch.split_to(meta.stride.min(batch.len()));
-                self.datagram(meta, datagram, now);
+                self.contain(|driver| driver.datagram(meta, datagram, now));
             }
         }
         Ok(())
@@ -240,7 +246,10 @@ impl Driver {
         let received = bytes.len();
         match self.quic.handle(now, meta.addr, meta.dst_ip, ecn, bytes, out) {
             Some(DatagramEvent::ConnectionEvent(ConnectionHandle(key), event)) => {
-                if let Some(Some(entry)) = self.entries.get_mut(key) {
+                if let Some(Some(entry)) = self.entries.get_mut(key)
+                    && !entry.broken
+                {
+                    self.at_work = Some(key);
                     if let Some(credit) = &mut entry.credit {
                         credit.received(received);
                     }
@@ -260,19 +269,49 @@ impl Driver {
         while !self.socket.is_full()
             && let Some(key) = self.ready.next(&mut round)
         {
-            self.serve(key);
+            self.contain(|driver| driver.serve(key));
         }
         if !self.socket.is_full()
             && let Some(newcomer) = self.newcomers.pop_front()
         {
-            self.begin(newcomer);
+            self.contain(|driver| driver.begin(newcomer));
         }
+    }
+
+    /// Does something for one connection. If it panics, that connection ends and
+    /// no other: what is known of it may be half changed, and is left alone.
+    fn contain(&mut self, work: impl FnOnce(&mut Self)) {
+        self.at_work = None;
+        if catch_unwind(AssertUnwindSafe(|| work(self))).is_ok() {
+            return;
+        }
+        self.reception.panicked();
+        let Some(key) = self.at_work else { return };
+        let Some(Some(entry)) = self.entries.get_mut(key) else { return };
+        entry.broken = true;
+        entry.drained = Some(EndpointEvent::drained());
+        let shared = Arc::clone(&entry.shared);
+        if let Some(handshake) = entry.handshake.take() {
+            self.reception.refused(handshake.remote, Refusal::Handshake);
+        }
+        let mut state = shared.state();
+        state.lose(ConnectionError::LocallyClosed);
+        if let Some(joined) = &mut state.joined {
+            joined.lose_agent();
+        }
+        drop(state);
+        shared.tell(&News { connected: false, lost: true });
+        self.ready.add(key, Class::Interactive);
     }
 
     /// Gives one connection its turn.
     fn serve(&mut self, key: usize) {
         let now = Instant::now();
         let Some(Some(entry)) = self.entries.get_mut(key) else { return };
+        if entry.broken {
+            return self.bury(key);
+        }
+        self.at_work = Some(key);
         let shared = Arc::clone(&entry.shared);
         let mut guard = shared.state();
         let state = &mut *guard;
@@ -308,7 +347,7 @@ impl Driver {
         }
         let deadline = entry.handshake.as_ref().map(|handshake| handshake.deadline());
         let next = [state.quic.poll_timeout(), deadline].into_iter().flatten().min();
-        let left = if state.joined.is_none() { entry.drained.take() } else { None };
+        let drained = entry.drained.is_some();
         drop(guard);
 
         shared.tell(&news);
@@ -328,7 +367,19 @@ impl Driver {
                 self.reception.refused(remote, Refusal::Handshake);
             }
         }
-        if let Some(drained) = left {
+        if drained {
+            self.bury(key);
+        }
+    }
+
+    /// Forgets a connection that has said its last word and that no desktop is
+    /// joined to.
+    fn bury(&mut self, key: usize) {
+        let Some(Some(entry)) = self.entries.get_mut(key) else { return };
+        if entry.shared.state().joined.is_some() {
+            return;
+        }
+        if let Some(drained) = entry.drained.take() {
             self.timers.set(key, None);
             self.entries[key] = None;
             // A connection that is gone has nothing more to be told.

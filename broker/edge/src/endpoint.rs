@@ -236,6 +236,12 @@ impl Reception {
         self.tasks.spawn("connection", task);
     }
 
+    /// Counts a panic of the driver, which ended one connection.
+    pub(crate) fn panicked(&self) {
+        self.door.metrics.panics.inc();
+        error!("The public port's thread panicked, the other connections go on");
+    }
+
     /// Counts somebody who did not come in.
     pub(crate) fn refused(&self, remote: SocketAddr, reason: Refusal) {
         self.door.refused(remote, reason);

@@ -83,7 +83,7 @@ pub struct EdgeMetrics {
     pub retried: Counter,
     /// How long complete handshakes took, in seconds.
     pub handshake: Histogram,
-    /// Panics in tasks that serve one connection.
+    /// Panics while one connection was served, which ended it.
     pub panics: Counter,
     /// When each role's certificate ends, in Unix seconds.
     pub certificate_ends: Family<RoleLabels, Gauge<f64, AtomicU64>>,
@@ -107,7 +107,7 @@ impl EdgeMetrics {
         edge.register("connections_refused", "Connections not taken in", metrics.refused.clone());
         edge.register("retries", "Peers asked to show their address", metrics.retried.clone());
         edge.register("handshake_seconds", "Time of a handshake", metrics.handshake.clone());
-        edge.register("panics", "Panics in a connection's task", metrics.panics.clone());
+        edge.register("panics", "Panics that ended one connection", metrics.panics.clone());
         edge.register(
             "certificate_ends_seconds",
             "End of a certificate's validity, Unix time",

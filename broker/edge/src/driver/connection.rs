@@ -172,8 +172,7 @@ impl Shared {
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
-        // A handler does not panic while it holds this, and the process ends when
-        // the driver does.
+        // Where the driver panicked, the connection is marked as lost.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

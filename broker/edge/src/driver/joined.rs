@@ -226,6 +226,13 @@ impl Joined {
         }
     }
 
+    /// Ends both directions without another look at the agent's connection.
+    pub(super) fn lose_agent(&mut self) {
+        self.up.pieces = VecDeque::new();
+        self.up.end.reach(Parted::AgentGone);
+        self.down.part(Parted::AgentGone);
+    }
+
     /// Has the desktop's connection reset, not closed, when it goes.
     pub(super) fn abandon(&mut self) {
         // A socket that refuses the option is closed in order instead.

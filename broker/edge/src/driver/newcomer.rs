@@ -96,7 +96,8 @@ impl Driver {
                 let shared = Shared::new(key, Arc::clone(&self.doorbell), quic);
                 let handshake = Some(Box::new(handshake));
                 let pace = Pace::new(now);
-                let entry = Entry { shared, pace, handshake, credit, drained: None };
+                let (drained, broken) = (None, false);
+                let entry = Entry { shared, pace, handshake, credit, drained, broken };
                 self.entries[key] = Some(entry);
                 self.queue(key, now);
             }

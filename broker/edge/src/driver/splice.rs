@@ -111,10 +111,12 @@ impl Splice {
         if !in_order {
             joined.abandon();
         }
-        // Both fail where the agent has everything, or has ended them itself.
-        let (from_agent, to_agent) = joined.streams();
-        let _ = state.quic.recv_stream(from_agent).stop(ENDED);
-        let _ = state.quic.send_stream(to_agent).reset(ENDED);
+        if state.lost.is_none() {
+            // Both fail where the agent has everything, or has ended them itself.
+            let (from_agent, to_agent) = joined.streams();
+            let _ = state.quic.recv_stream(from_agent).stop(ENDED);
+            let _ = state.quic.send_stream(to_agent).reset(ENDED);
+        }
         drop(state);
         self.shared.ring();
     }

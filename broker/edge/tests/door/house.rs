@@ -4,8 +4,10 @@ use std::fs::{self, Permissions};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -15,12 +17,14 @@ use quinn::{Connection, ConnectionError, VarInt};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
 use rustls_pki_types::CertificateDer;
 use serde_json::{Value, json};
+use tegata_edge::driver::RecvStream;
 use tegata_edge::metrics::{EdgeMetrics, Refusal, RefusedLabels, registry};
 use tegata_edge::supervisor::Tasks;
 use tegata_edge::tls::{Party, RoleCertificate, provider};
 use tegata_edge::wire::{FrameReader, FrameWriter, WireError};
 use tegata_edge::{Endpoint, EndpointConfig, Handler, Limits, Link, Role};
 use tempfile::TempDir;
+use tokio::io::{AsyncRead as _, AsyncWriteExt as _, ReadBuf};
 use tokio::net::UdpSocket;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
@@ -227,7 +231,13 @@ impl Handler for Echo {
     async fn serve(&self, link: Link) {
         let deaf = AtomicBool::new(false);
         let conversation = async {
-            while let Ok((send, receive)) = link.connection.accept_bi().await {
+            while let Ok((mut send, mut receive)) = link.connection.accept_bi().await {
+                if deaf.load(Ordering::Relaxed) {
+                    set_trap(&mut receive);
+                    send.write_all(b"set").await.expect("a stream to answer on");
+                    link.connection.closed().await;
+                    return;
+                }
                 let (reader, writer) = (FrameReader::new(receive), FrameWriter::new(send));
                 self.converse(&link, &deaf, reader, writer).await;
             }
@@ -283,6 +293,23 @@ impl Echo {
             }
         }
     }
+}
+
+/// Waits for bytes in such a way that whoever brings them panics.
+fn set_trap(receive: &mut RecvStream) {
+    struct Trap;
+    impl Wake for Trap {
+        fn wake(self: Arc<Self>) {
+            panic!("as asked")
+        }
+    }
+    let trap = Waker::from(Arc::new(Trap));
+    let mut bytes = [0; 64];
+    let mut poll = || {
+        let mut room = ReadBuf::new(&mut bytes);
+        Pin::new(&mut *receive).poll_read(&mut Context::from_waker(&trap), &mut room)
+    };
+    while poll().is_ready() {}
 }
 
 /// Gives up in the middle of a long frame and before a short one.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use quinn::{ConnectionError, TransportErrorCode, VarInt};
 use tegata_edge::Limits;
-use tegata_edge::metrics::Refusal;
+use tegata_edge::metrics::{Refusal, RoleLabels};
 
 use crate::house::{FIRST, House, ask, loopback, until, within};
 
@@ -56,13 +56,13 @@ async fn a_source_that_is_full_is_refused_until_one_of_it_leaves() {
 
     held.close(VarInt::from_u32(0), b"");
     elsewhere.close(VarInt::from_u32(0), b"");
-    let open = || house.metrics.open.get_or_create(&labels()).get();
-    until(|| open() == 0).await;
+    until(|| open(&house) == 0).await;
     ask(&second.connect(server.address).await, "hello").await.expect("there is room again");
 }
 
-fn labels() -> tegata_edge::metrics::RoleLabels {
-    tegata_edge::metrics::RoleLabels { alpn: String::from_utf8_lossy(FIRST).into_owned() }
+fn open(house: &House) -> i64 {
+    let alpn = String::from_utf8_lossy(FIRST).into_owned();
+    house.metrics.open.get_or_create(&RoleLabels { alpn }).get()
 }
 
 #[tokio::test]
@@ -108,6 +108,31 @@ async fn a_panic_ends_its_own_connection_only_and_is_counted() {
     assert_eq!(house.metrics.panics.get(), 1);
     ask(&good, "hello").await.expect("the other connection goes on");
     ask(&visitor.connect(server.address).await, "hello").await.expect("and others come in");
+}
+
+#[tokio::test]
+async fn a_panic_of_the_ports_own_thread_ends_one_connection_only() {
+    let house = House::new();
+    let server = house.open(Limits::default());
+    let visitor = house.visitor(&[FIRST]);
+    let good = visitor.connect(server.address).await;
+    for round in 1..=3 {
+        let bad = visitor.connect(server.address).await;
+        // Here: from now on its streams are traps.
+        ask(&bad, "be deaf").await.unwrap();
+        let (mut send, mut receive) = bad.open_bi().await.unwrap();
+        send.write_all(b"x").await.unwrap();
+        within(receive.read_exact(&mut [0; 3])).await.unwrap();
+        send.write_all(&[0; 600]).await.unwrap();
+        // It is forgotten at once, so the next packet is answered by a reset.
+        until(|| house.metrics.panics.get() == round).await;
+        send.write_all(&[0; 600]).await.unwrap();
+        assert_eq!(within(bad.closed()).await, ConnectionError::Reset);
+        ask(&good, "hello").await.expect("the other connection goes on");
+    }
+    until(|| open(&house) == 1).await;
+    ask(&visitor.connect(server.address).await, "hello").await.expect("and others come in");
+    assert!(!*server.stopped.borrow());
 }
 
 #[tokio::test]
