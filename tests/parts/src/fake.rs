@@ -4,26 +4,32 @@
 use std::{
     io::{self, Read, Write},
     net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
+    os::{fd::AsFd, unix::net::UnixStream},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     thread::{self, JoinHandle},
 };
 
 use anyhow::Result;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    io::Errno,
+};
 
 /// A listening TCP server.
 pub struct FakeDesktop {
     address: SocketAddr,
     shared: Arc<Shared>,
+    /// Closing it ends the listener. A connection made to wake it would have to come from the
+    /// host that it listens on, which is not always the one where it is dropped.
+    bell: Option<UnixStream>,
     listener: Option<JoinHandle<()>>,
 }
 
 #[derive(Default)]
 struct Shared {
-    closing: AtomicBool,
     accepted: AtomicUsize,
     open: Mutex<Vec<TcpStream>>,
 }
@@ -122,29 +128,30 @@ impl FakeDesktop {
         F: Fn(&mut TcpStream) -> io::Result<()> + Send + Sync + 'static,
     {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
+        listener.set_nonblocking(true)?;
+        let (bell, rung) = UnixStream::pair()?;
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared::default());
         let habit = Arc::new(habit);
         let listener = thread::spawn({
             let shared = Arc::clone(&shared);
             move || {
-                while let Ok((mut stream, _)) = listener.accept() {
-                    if shared.closing.load(Ordering::SeqCst) {
+                loop {
+                    let mut ends = [&listener as &dyn AsFd, &rung]
+                        .map(|end| PollFd::from_borrowed_fd(end.as_fd(), PollFlags::IN));
+                    // A signal that comes between is nobody's call.
+                    let failed = poll(&mut ends, None).is_err_and(|error| error != Errno::INTR);
+                    let is_over = failed || !ends[1].revents().is_empty();
+                    while let Ok((stream, _)) = listener.accept() {
+                        shared.serve(stream, &habit);
+                    }
+                    if is_over {
                         break;
                     }
-                    let Ok(copy) = stream.try_clone() else { break };
-                    shared.open.lock().unwrap_or_else(PoisonError::into_inner).push(copy);
-                    shared.accepted.fetch_add(1, Ordering::SeqCst);
-                    let habit = Arc::clone(&habit);
-                    thread::spawn(move || {
-                        // A client that goes away ends its own connection only.
-                        let _ = habit(&mut stream);
-                        let _ = stream.shutdown(Shutdown::Both);
-                    });
                 }
             }
         });
-        Ok(Self { address, shared, listener: Some(listener) })
+        Ok(Self { address, shared, bell: Some(bell), listener: Some(listener) })
     }
 
     /// Returns where it listens.
@@ -165,11 +172,26 @@ impl FakeDesktop {
     }
 }
 
+impl Shared {
+    fn serve<F>(&self, mut stream: TcpStream, habit: &Arc<F>)
+    where
+        F: Fn(&mut TcpStream) -> io::Result<()> + Send + Sync + 'static,
+    {
+        let Ok(copy) = stream.try_clone() else { return };
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).push(copy);
+        self.accepted.fetch_add(1, Ordering::SeqCst);
+        let habit = Arc::clone(habit);
+        thread::spawn(move || {
+            // A client that goes away ends its own connection only.
+            let _ = habit(&mut stream);
+            let _ = stream.shutdown(Shutdown::Both);
+        });
+    }
+}
+
 impl Drop for FakeDesktop {
     fn drop(&mut self) {
-        self.shared.closing.store(true, Ordering::SeqCst);
-        // Wakes the listener, which then sees that it is over.
-        let _ = TcpStream::connect(self.address);
+        self.bell = None;
         if let Some(listener) = self.listener.take() {
             let _ = listener.join();
         }

@@ -53,8 +53,9 @@ pub fn free_udp() -> Result<u16> {
 /// When the kernel's table of sockets cannot be read.
 pub fn is_listening(port: u16) -> Result<bool> {
     const LISTEN: &str = "0A";
-    let tables = fs::read_to_string("/proc/net/tcp").context("cannot read /proc/net/tcp")?
-        + &fs::read_to_string("/proc/net/tcp6").unwrap_or_default();
+    // This thread's network: that of another one may be another host's.
+    let tables = fs::read_to_string("/proc/thread-self/net/tcp").context("no table of sockets")?
+        + &fs::read_to_string("/proc/thread-self/net/tcp6").unwrap_or_default();
     let suffix = format!(":{port:04X}");
     Ok(tables.lines().any(|line| {
         let mut columns = line.split_whitespace().skip(1);
