@@ -57,6 +57,11 @@ impl Debt {
         Self::new(&format!("umount -l -- {} 2>/dev/null", plain(path)?))
     }
 
+    /// Promises to delete a network namespace by the program `ip`.
+    pub(crate) fn namespace(ip: &Path, name: &str) -> Result<Self> {
+        Self::new(&format!("{} netns delete {}", plain(ip)?, plain(Path::new(name))?))
+    }
+
     fn new(command: &str) -> Result<Self> {
         let mut guard = GUARD.lock().unwrap_or_else(PoisonError::into_inner);
         if guard.is_none() {

@@ -12,6 +12,7 @@ pub mod fake;
 mod folder;
 pub mod freerdp;
 mod guard;
+pub mod netns;
 mod package;
 pub mod peer;
 pub mod port;

@@ -11,10 +11,13 @@ use anyhow::{Context as _, Result, ensure};
 const PACKAGES: &[(&str, &str)] = &[
     ("Xvfb", "xvfb"),
     ("Xvnc", "tigervnc-standalone-server"),
+    ("cc", "gcc"),
     ("freerdp-shadow-cli", "freerdp2-shadow-x11"),
     ("haproxy", "haproxy"),
+    ("ip", "iproute2"),
     ("ldapmodify", "ldap-utils"),
     ("ldapsearch", "ldap-utils"),
+    ("nft", "nftables"),
     ("openbox", "openbox"),
     ("openssl", "openssl"),
     ("slapadd", "slapd"),

@@ -104,6 +104,11 @@ impl Child {
         self.signal(Signal::CONT);
     }
 
+    /// Tells the group to read its files again.
+    pub(crate) fn hang_up(&self) {
+        self.signal(Signal::HUP);
+    }
+
     fn finish(&mut self) -> Result<ExitStatus> {
         if let Some(status) = self.ended {
             return Ok(status);

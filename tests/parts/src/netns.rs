@@ -1,0 +1,421 @@
+//! Networks of their own, on which nothing else of this machine is: a client host with two
+//! uplinks, a router and a server host, each a network namespace.
+//!
+//! ```text
+//!  client ══ wifi 10.77.1.0/24 ══ router ── 10.77.9.0/24 ── server
+//!         ══ lte  10.77.2.0/24 ══
+//! ```
+//!
+//! Whatever is started [inside](Host::inside) a host is on that host: sockets, threads and
+//! programs. Addresses are the same in every network, and no network reaches another or the
+//! machine itself.
+
+use std::{
+    fs::{self, File},
+    net::Ipv4Addr,
+    os::fd::AsFd as _,
+    panic::resume_unwind,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{Mutex, PoisonError},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use rustix::{
+    process::geteuid,
+    thread::{LinkNameSpaceType, move_into_link_name_space},
+};
+
+use crate::{
+    folder::Folder,
+    guard::Debt,
+    package, port,
+    process::{Child, run},
+    wait,
+};
+
+/// Numbers that networks get, one each.
+const NETWORKS: std::ops::Range<u16> = 0..500;
+
+/// Where namespaces have names.
+const NAMES: &str = "/run/netns";
+
+/// How long one change may take.
+const CHANGE: Duration = Duration::from_secs(30);
+
+/// What an uplink loses that is cut, in a thousand packets.
+const EVERYTHING: u16 = 1000;
+
+const UPLINK: &str = include_str!("../network/uplink.c");
+
+/// The address of the server host.
+pub const SERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 9, 2);
+
+/// The address of the router on the server's side, which the server sees behind a NAT.
+pub const ROUTER: Ipv4Addr = Ipv4Addr::new(10, 77, 9, 1);
+
+/// A way of the client's to the router.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Uplink {
+    /// The network of an office or a home.
+    Wifi,
+    /// A telephone's.
+    Lte,
+}
+
+/// What an uplink does to each packet, the same both ways.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quality {
+    /// How long it is under way.
+    pub delay: Duration,
+    /// How much longer at most; it keeps the order of packets.
+    pub jitter: Duration,
+    /// How many of a thousand are lost.
+    pub loss_per_mille: u16,
+    /// How fast it is, in kilobits a second; as fast as it goes, where there is none.
+    pub rate_kbit: Option<u32>,
+}
+
+/// A running network.
+pub struct Network {
+    wifi: Link,
+    lte: Link,
+    client: Host,
+    _router: Host,
+    server: Host,
+    _folder: Folder,
+}
+
+/// A network that is being described.
+#[must_use]
+#[derive(Clone, Copy, Debug)]
+pub struct Builder {
+    mtu: u16,
+    nat: bool,
+    wifi: Quality,
+    lte: Quality,
+}
+
+/// A machine of its own, as far as networks go.
+pub struct Host {
+    name: String,
+    namespace: File,
+    _debt: Debt,
+}
+
+/// The process that carries the packets of an uplink.
+struct Link {
+    process: Child,
+    file: PathBuf,
+    state: Mutex<LinkState>,
+}
+
+struct LinkState {
+    quality: Quality,
+    is_cut: bool,
+    /// How often the process has read the file.
+    readings: u32,
+}
+
+impl Uplink {
+    /// Returns the client's address on it.
+    pub fn address(self) -> Ipv4Addr {
+        Ipv4Addr::new(10, 77, self.network(), 2)
+    }
+
+    fn network(self) -> u8 {
+        match self {
+            Self::Wifi => 1,
+            Self::Lte => 2,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Wifi => "wifi",
+            Self::Lte => "lte",
+        }
+    }
+}
+
+impl Quality {
+    /// Every packet arrives at once.
+    pub const PERFECT: Self =
+        Self { delay: Duration::ZERO, jitter: Duration::ZERO, loss_per_mille: 0, rate_kbit: None };
+
+    /// An ordinary wireless network.
+    pub const WIFI: Self = Self {
+        delay: Duration::from_millis(5),
+        jitter: Duration::from_millis(1),
+        loss_per_mille: 0,
+        rate_kbit: Some(50_000),
+    };
+
+    /// An ordinary telephone.
+    pub const LTE: Self = Self {
+        delay: Duration::from_millis(30),
+        jitter: Duration::from_millis(10),
+        loss_per_mille: 5,
+        rate_kbit: Some(20_000),
+    };
+}
+
+impl Network {
+    /// Begins a network with perfect uplinks for packets of 1500 bytes, without NAT.
+    pub fn builder() -> Builder {
+        Builder { mtu: 1500, nat: false, wifi: Quality::PERFECT, lte: Quality::PERFECT }
+    }
+
+    /// Sends what leaves the client by this uplink from now on, with its address on it. Both
+    /// uplinks go on carrying what is sent to the address of each.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn switch_to(&self, uplink: Uplink) -> Result<()> {
+        let (network, name) = (uplink.network(), uplink.name());
+        self.client.ip(&format!("route replace default via 10.77.{network}.1 dev {name}\n"))
+    }
+
+    /// Changes what an uplink does, for everything that is sent from now on.
+    ///
+    /// # Errors
+    ///
+    /// When the uplink does not take it.
+    pub fn set_quality(&self, uplink: Uplink, quality: Quality) -> Result<()> {
+        self.link(uplink).change(|state| state.quality = quality)
+    }
+
+    /// Makes an uplink carry nothing, and tells nobody: addresses and routes stay.
+    ///
+    /// # Errors
+    ///
+    /// When the uplink does not take it.
+    pub fn cut(&self, uplink: Uplink) -> Result<()> {
+        self.link(uplink).change(|state| state.is_cut = true)
+    }
+
+    /// Makes a cut uplink carry again as before. What was sent meanwhile is lost.
+    ///
+    /// # Errors
+    ///
+    /// When the uplink does not take it.
+    pub fn mend(&self, uplink: Uplink) -> Result<()> {
+        self.link(uplink).change(|state| state.is_cut = false)
+    }
+
+    /// Returns the host with the two uplinks.
+    pub fn client(&self) -> &Host {
+        &self.client
+    }
+
+    /// Returns the host behind the router.
+    pub fn server(&self) -> &Host {
+        &self.server
+    }
+
+    fn link(&self, uplink: Uplink) -> &Link {
+        match uplink {
+            Uplink::Wifi => &self.wifi,
+            Uplink::Lte => &self.lte,
+        }
+    }
+}
+
+impl Builder {
+    /// Lets packets of so many bytes pass the uplinks, and no longer ones.
+    pub fn mtu(mut self, mtu: u16) -> Self {
+        self.mtu = mtu;
+        self
+    }
+
+    /// Hides the client's addresses from the server.
+    pub fn nat(mut self) -> Self {
+        self.nat = true;
+        self
+    }
+
+    /// Starts with this quality of an uplink.
+    pub fn quality(mut self, uplink: Uplink, quality: Quality) -> Self {
+        match uplink {
+            Uplink::Wifi => self.wifi = quality,
+            Uplink::Lte => self.lte = quality,
+        }
+        self
+    }
+
+    /// Starts the network, with the client on its wifi.
+    ///
+    /// # Errors
+    ///
+    /// Without root, when a program is missing, and where the kernel refuses.
+    pub fn start(self) -> Result<Network> {
+        ensure!(geteuid().is_root(), "network namespaces need root");
+        package::require(&["ip", "cc"])?;
+        let number = port::reserve("network", NETWORKS, |_| true)?;
+        let folder = Folder::new()?;
+        let uplink = compile(folder.path())?;
+        let [client, router, server] =
+            ["client", "router", "server"].map(|host| Host::new(format!("tegata-{number}-{host}")));
+        let (client, router, server) = (client?, router?, server?);
+        router.inside(|| {
+            write_setting("ip_forward", "1")?;
+            answer_whoever_asks()
+        })?;
+        client.inside(answer_whoever_asks)?;
+
+        router.ip(&format!(
+            "link add server type veth peer name router netns {}\n\
+             address add {ROUTER}/24 dev server\nlink set server up\n",
+            server.name
+        ))?;
+        server.ip(&format!(
+            "address add {SERVER}/24 dev router\nlink set router up\n\
+             route add default via {ROUTER}\n"
+        ))?;
+        if self.nat {
+            let nft = package::program("nft")?;
+            let rules = "table ip nat { chain out { type nat hook postrouting priority 100; \
+                         oifname \"server\" masquerade; }; }\n";
+            let mut command = Command::new(nft);
+            router.inside(|| run("nft", command.args(["-f", "-"]), rules.as_bytes(), CHANGE))?;
+        }
+        let link = |which, quality| {
+            Link::start(which, &uplink, (&client, &router), self.mtu, quality, folder.path())
+        };
+        let (wifi, lte) = (link(Uplink::Wifi, self.wifi)?, link(Uplink::Lte, self.lte)?);
+        let network = Network { wifi, lte, client, _router: router, server, _folder: folder };
+        network.switch_to(Uplink::Wifi)?;
+        Ok(network)
+    }
+}
+
+impl Host {
+    fn new(name: String) -> Result<Self> {
+        let ip = package::program("ip")?;
+        if Path::new(NAMES).join(&name).exists() {
+            // Its number is ours, so nobody who lives has made it.
+            delete(&name)?;
+        }
+        let debt = Debt::namespace(&ip, &name)?;
+        run("ip", Command::new(ip).args(["netns", "add", &name]), b"", CHANGE)?;
+        let namespace = File::open(Path::new(NAMES).join(&name))?;
+        let host = Self { name, namespace, _debt: debt };
+        host.ip("link set lo up\n")?;
+        Ok(host)
+    }
+
+    /// Does something on this host, in a thread of its own. The sockets that it opens, the threads
+    /// and the programs that it starts stay on the host.
+    ///
+    /// # Errors
+    ///
+    /// What it fails with, or that the host cannot be entered.
+    pub fn inside<T: Send>(&self, what: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                let network = Some(LinkNameSpaceType::Network);
+                move_into_link_name_space(self.namespace.as_fd(), network)
+                    .with_context(|| format!("cannot enter {}", self.name))?;
+                what()
+            });
+            thread.join().unwrap_or_else(|panic| resume_unwind(panic))
+        })
+    }
+
+    /// Returns the name of its namespace.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Runs lines of the program `ip` on it.
+    fn ip(&self, lines: &str) -> Result<()> {
+        let mut command = Command::new(package::program("ip")?);
+        command.args(["-netns", &self.name, "-batch", "-"]);
+        run("ip", &mut command, lines.as_bytes(), CHANGE).map(drop)
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let _ = delete(&self.name);
+    }
+}
+
+impl Link {
+    fn start(
+        uplink: Uplink,
+        program: &Path,
+        (client, router): (&Host, &Host),
+        mtu: u16,
+        quality: Quality,
+        folder: &Path,
+    ) -> Result<Self> {
+        let (name, network) = (uplink.name(), uplink.network());
+        let file = folder.join(format!("{name}.quality"));
+        let state = LinkState { quality, is_cut: false, readings: 1 };
+        fs::write(&file, state.line())?;
+        let mut command = Command::new(program);
+        command.args([&client.name, name, &router.name, name]).arg(&file);
+        let process = Child::spawn(name, &mut command, folder)?;
+        process.ready(|| Ok(process.output().contains("quality 1\n").then_some(())))?;
+        for (host, number) in [(client, 2), (router, 1)] {
+            host.ip(&format!(
+                "address add 10.77.{network}.{number}/24 dev {name}\nlink set {name} up mtu {mtu}\n"
+            ))?;
+        }
+        Ok(Self { process, file, state: Mutex::new(state) })
+    }
+
+    fn change(&self, what: impl FnOnce(&mut LinkState)) -> Result<()> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        what(&mut state);
+        state.readings += 1;
+        let next = self.file.with_extension("next");
+        fs::write(&next, state.line())?;
+        fs::rename(&next, &self.file)?;
+        self.process.hang_up();
+        let read = format!("quality {}\n", state.readings);
+        wait::until("the uplink to change", CHANGE, || {
+            ensure!(self.process.is_running(), "the uplink has ended: {}", self.process.log());
+            Ok(self.process.output().contains(&read).then_some(()))
+        })
+    }
+}
+
+impl LinkState {
+    fn line(&self) -> String {
+        let Quality { delay, jitter, loss_per_mille, rate_kbit } = self.quality;
+        let loss = if self.is_cut { EVERYTHING } else { loss_per_mille };
+        let rate = rate_kbit.unwrap_or_default();
+        format!("{} {} {loss} {rate}\n", delay.as_micros(), jitter.as_micros())
+    }
+}
+
+fn compile(folder: &Path) -> Result<PathBuf> {
+    let (source, program) = (folder.join("uplink.c"), folder.join("uplink"));
+    fs::write(&source, UPLINK)?;
+    let mut compiler = Command::new(package::program("cc")?);
+    compiler.args(["-std=gnu11", "-O2", "-Wall", "-Werror", "-o"]).arg(&program).arg(&source);
+    run("cc", &mut compiler, b"", CHANGE)?;
+    Ok(program)
+}
+
+/// Lets a host take what comes by another way than its answer goes.
+fn answer_whoever_asks() -> Result<()> {
+    write_setting("conf/all/rp_filter", "0")?;
+    write_setting("conf/default/rp_filter", "0")
+}
+
+/// Writes a setting of IPv4 on the host of this thread.
+fn write_setting(name: &str, value: &str) -> Result<()> {
+    let path = Path::new("/proc/sys/net/ipv4").join(name);
+    fs::write(&path, value).with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn delete(name: &str) -> Result<()> {
+    let mut command = Command::new(package::program("ip")?);
+    run("ip", command.args(["netns", "delete", name]), b"", CHANGE).map(drop)
+}
