@@ -3,11 +3,12 @@
 //! speaks the protocol by hand, and a [`crowd`] of such people. What a stranger can
 //! do wrong is in [`sins`]. A [`history`] is checked by the [`evidence`]. [`timing`]
 //! measures what a stranger could learn from how long a refusal takes, [`slow`]
-//! puts a slow line before a server, and [`mod@bench`] measures with the same
-//! site.
+//! puts a slow line before a server and [`chaos`] a bad one, and [`mod@bench`]
+//! measures with the same site.
 
 pub mod api;
 pub mod bench;
+pub mod chaos;
 pub mod crowd;
 pub mod dice;
 pub mod evidence;
