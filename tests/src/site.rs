@@ -36,6 +36,8 @@ pub struct Builder {
     programs: Option<PathBuf>,
     launch: Launch,
     office: String,
+    classes: String,
+    path: Option<(SocketAddr, SocketAddr)>,
     log_format: &'static str,
 }
 
@@ -57,6 +59,9 @@ struct Launch {
     open_files: Option<u64>,
     environment: Vec<(String, String)>,
 }
+
+/// What a network may do that no story is about, in TOML.
+const GENEROUS: &str = "logins_per_minute = 60000\nfailures_per_minute = 60000\nshare = 16\n";
 
 /// Memory in KiB and passes of a crowd's hash: what a check costs is not what a
 /// crowd is for.
@@ -188,6 +193,13 @@ impl Builder {
         self
     }
 
+    /// Listens at the first address and tells agents that it is at the second, where
+    /// a path to it begins.
+    pub fn behind(mut self, listen: SocketAddr, path: SocketAddr) -> Self {
+        self.path = Some((listen, path));
+        self
+    }
+
     /// Sets the limits, as the lines of a table of the configuration.
     pub fn limits(mut self, lines: &str) -> Self {
         self.limits = format!("[limits]\n{lines}\n");
@@ -213,6 +225,15 @@ impl Builder {
         self
     }
 
+    /// Names a network by its prefix; its sources may do more than any story does.
+    pub fn network(mut self, class: &str, prefix: &str) -> Self {
+        let _ = write!(
+            self.classes,
+            "[[classes]]\nname = \"{class}\"\nprefixes = [\"{prefix}\"]\n{GENEROUS}"
+        );
+        self
+    }
+
     /// Has the log written as JSON.
     pub fn log_as_json(mut self) -> Self {
         self.log_format = "json";
@@ -233,7 +254,8 @@ impl Builder {
     /// When the broker does not become ready.
     pub fn start(self) -> Result<Site> {
         let folder = tempfile::Builder::new().prefix("tegata-site-").tempdir()?;
-        let listen = SocketAddr::new(self.address, port::free_udp()?);
+        let free = SocketAddr::new(self.address, port::free_udp()?);
+        let (listen, advertise) = self.path.unwrap_or((free, free));
         let operations = SocketAddr::from(([127, 0, 0, 1], port::free_tcp()?));
         let site = folder.path().join("site");
         let program = match &self.programs {
@@ -270,7 +292,7 @@ impl Builder {
             None => PathBuf::from("tegata.db"),
         };
         let config = format!(
-            "issuer = \"tegata\"\nlisten = [\"{listen}\"]\nadvertise = [\"{listen}\"]\n\
+            "issuer = \"tegata\"\nlisten = [\"{listen}\"]\nadvertise = [\"{advertise}\"]\n\
              bootstrap = \"pools.toml\"\n\
              [log]\nformat = \"{}\"\nfilter = \"{}\"\n\
              [keys]\nbroker_certificate = \"broker.pem\"\nbroker_key = \"broker.key\"\n\
@@ -279,12 +301,13 @@ impl Builder {
              [store]\nsqlite = \"{}\"\n\
              [operations]\nlisten = \"{operations}\"\napi_keys = \"api-keys.toml\"\n\
              {}\n[[classes]]\nname = \"office\"\nprefixes = [\"127.0.0.0/8\"]\n\
-             {}\n{}\n{occupancy}{}",
+             {}\n{}{}\n{occupancy}{}",
             self.log_format,
             self.log,
             store.display(),
             self.realm,
             self.office,
+            self.classes,
             self.targets,
             self.limits,
         );
@@ -314,8 +337,9 @@ impl Site {
             log: "info,tegata_broker=debug,tegata_gateway=debug".to_owned(),
             programs: None,
             launch: Launch::default(),
-            office: "logins_per_minute = 60000\nfailures_per_minute = 60000\nshare = 16\n"
-                .to_owned(),
+            office: GENEROUS.to_owned(),
+            classes: String::new(),
+            path: None,
             log_format: "plain",
         }
     }

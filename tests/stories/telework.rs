@@ -1,0 +1,224 @@
+//! Somebody works from elsewhere: what is between the thin client and the broker is
+//! a network of its own, or a path that is as bad as it is told to be.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream, UdpSocket};
+use std::process::{Command, Stdio};
+use std::sync::mpsc::sync_channel;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+use serde_json::Value;
+use tegata_parts::fake::FakeDesktop;
+use tegata_parts::netns::{Network, Quality, SERVER, Uplink};
+use tegata_parts::port::free_udp;
+use tegata_tests::chaos::relay::Relay;
+use tegata_tests::chaos::schedule::Schedule;
+use tegata_tests::chaos::weather::Weather;
+use tegata_tests::dice::{Dice, long};
+use tegata_tests::site::{Builder, Site, pool, program};
+use tegata_tests::wait;
+
+const PASSWORD: &str = "Himitsu-1";
+
+/// Bytes that are written at once.
+const PIECE: usize = 16 * 1024;
+
+/// Pieces that are under way at once, there and back together.
+const PIECES_MAX: usize = 16;
+
+/// How long faults follow one another. QUIC's probes come at intervals that double,
+/// so a link may stall for as long again as its path was dark at the wrong moments;
+/// the two together stay within the wait for an answer.
+const FAULTS: Duration = Duration::from_secs(10);
+
+/// A broker, and one desktop that sends back whatever it gets.
+struct Office {
+    site: Site,
+    _desktop: FakeDesktop,
+}
+
+impl Office {
+    fn open(site: impl FnOnce(Builder) -> Builder) -> Result<Self> {
+        let desktop = FakeDesktop::echo(b"")?;
+        let builder = Site::builder().people(&[("sato", PASSWORD, &["keiri"])])?.pool(pool(
+            "keiri",
+            "keiri",
+            &[desktop.address()],
+        ));
+        let site = site(builder).start()?;
+        site.api()?.wait_for_desktops("keiri", "ready", 1)?;
+        Ok(Self { site, _desktop: desktop })
+    }
+}
+
+/// Sends one piece after the other to a desktop that sends them back, checks each
+/// that comes, and returns how many there were.
+///
+/// `goes_on` is asked before each, with the number of those before it.
+fn carry(
+    desktop: &TcpStream,
+    mut dice: Dice,
+    goes_on: impl Fn(usize) -> bool + Send,
+) -> Result<usize> {
+    let (mut up, mut down) = (desktop.try_clone()?, desktop.try_clone()?);
+    up.set_write_timeout(Some(wait::LIMIT))?;
+    let (expect, expected) = sync_channel::<Vec<u8>>(PIECES_MAX);
+    thread::scope(|scope| {
+        let sender = scope.spawn(move || -> Result<usize> {
+            let mut sent = 0;
+            while goes_on(sent) {
+                let mut piece = Vec::with_capacity(PIECE);
+                while piece.len() < PIECE {
+                    piece.extend(dice.below(u64::MAX).to_le_bytes());
+                }
+                expect.send(piece.clone()).context("nobody reads any more")?;
+                up.write_all(&piece)?;
+                sent += 1;
+            }
+            up.shutdown(Shutdown::Write)?;
+            Ok(sent)
+        });
+        let mut room = vec![0; PIECE];
+        for (n, piece) in expected.into_iter().enumerate() {
+            down.read_exact(&mut room).with_context(|| format!("piece {n}"))?;
+            ensure!(room == piece, "piece {n} is not what was sent");
+        }
+        ensure!(down.read(&mut room)? == 0, "more came than was sent");
+        sender.join().map_err(|_| anyhow!("the sender panicked"))?
+    })
+}
+
+#[test]
+fn sato_works_from_home_and_from_the_train_and_every_byte_arrives_both_ways() -> Result<()> {
+    let network = Network::builder()
+        .quality(Uplink::Wifi, Quality::WIFI)
+        .quality(Uplink::Lte, Quality::LTE)
+        .start()?;
+    let office = network.server().inside(|| {
+        Office::open(|site| {
+            site.at(SERVER.into())
+                .network("home", &format!("{}/32", Uplink::Wifi.address()))
+                .network("train", &format!("{}/32", Uplink::Lte.address()))
+        })
+    })?;
+    let site = &office.site;
+    for (uplink, place) in [(Uplink::Wifi, "home"), (Uplink::Lte, "train")] {
+        network.switch_to(uplink)?;
+        let (mut sato, desktop) = network.client().inside(|| {
+            let sato = site.login("sato", PASSWORD)?;
+            let desktop = sato.desktop()?;
+            Ok((sato, desktop))
+        })?;
+        let sessions = network.server().inside(|| site.api()?.sessions())?;
+        assert_eq!(sessions.len(), 1, "{sessions:?}");
+        assert_eq!(sessions[0]["class"], place, "the broker sees where Sato is");
+        carry(&desktop, Dice::new(), |sent| sent < 16)?;
+        assert_eq!(sato.exit()?, 50, "{}", sato.log());
+    }
+    Ok(())
+}
+
+#[test]
+fn a_session_carries_every_byte_through_every_fault_of_its_path() -> Result<()> {
+    let rounds = if long() { 20 } else { 2 };
+    let seeds = Dice::new();
+    println!("TEGATA_SEED={}", seeds.seed());
+    // One after the other, since ports are taken; then all at once.
+    let paths: Vec<_> =
+        (0..rounds).map(|n| BadPath::open(seeds.seed().wrapping_add(n))).collect::<Result<_>>()?;
+    thread::scope(|scope| {
+        let rounds: Vec<_> = paths.iter().map(|path| scope.spawn(|| path.carries())).collect();
+        let mut harmed = 0;
+        for (n, round) in rounds.into_iter().enumerate() {
+            let ended = round.join().map_err(|_| anyhow!("round {n} panicked"))?;
+            harmed += ended.with_context(|| format!("round {n} of seed {}", seeds.seed()))?;
+        }
+        ensure!(harmed > 0, "no datagram met a fault");
+        Ok(())
+    })
+}
+
+/// An office at the end of a path with faults.
+struct BadPath {
+    seed: u64,
+    relay: Relay,
+    office: Office,
+}
+
+impl BadPath {
+    /// Without a fault, the path only takes a while.
+    const CALM: Weather = Weather { delay_ms: 5, ..Weather::CLEAR };
+
+    fn open(seed: u64) -> Result<Self> {
+        let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, free_udp()?));
+        let here = (Ipv4Addr::LOCALHOST, 0).into();
+        let relay = Relay::start(here, listen, seed, Schedule::steady(Self::CALM))?;
+        let office = Office::open(|site| site.behind(listen, relay.address()))?;
+        Ok(Self { seed, relay, office })
+    }
+
+    /// Works while one fault follows the other, and returns how many datagrams met one.
+    fn carries(&self) -> Result<u64> {
+        let door = self.relay.address().to_string();
+        let mut sato = self.office.site.device("sato", PASSWORD).server(&door).start()?;
+        let desktop = sato.desktop()?;
+        self.relay.set(Schedule::faults(self.seed, FAULTS, Self::CALM))?;
+        let end = Instant::now() + FAULTS;
+        let pieces = carry(&desktop, Dice::of(self.seed), |_| Instant::now() < end)
+            .with_context(|| format!("{:?}\n{}", self.relay.tallies(), sato.log()))?;
+        assert_eq!(sato.exit()?, 50, "{}", sato.log());
+        let path = self.relay.tallies()?;
+        println!("{}", serde_json::json!({ "seed": self.seed, "pieces": pieces, "path": path }));
+        assert_eq!(path.clients, 1, "one socket from the login to the end");
+        Ok(path.there.harmed() + path.back.harmed())
+    }
+}
+
+#[test]
+fn the_program_is_a_path_that_is_told_what_to_do() -> Result<()> {
+    let server = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    server.set_read_timeout(Some(wait::LIMIT))?;
+    let mut chaos = Command::new(program("tegata-chaos")?)
+        .args(["--listen", "127.0.0.1:0", "--server", &server.local_addr()?.to_string()])
+        .args(["--seed", "4", "--schedule", r#"[{"there": {"dark": true}}]"#])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    // It ends with its input, so it does not outlive this test.
+    let mut input = chaos.stdin.take().context("no input")?;
+    let mut output = BufReader::new(chaos.stdout.take().context("no output")?);
+    let mut told = || -> Result<Value> {
+        let mut line = String::new();
+        output.read_line(&mut line)?;
+        serde_json::from_str(&line).with_context(|| format!("{line:?} is no JSON"))
+    };
+    let first = told()?;
+    assert_eq!(first["seed"], 4);
+    let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    client.connect(first["listening"].as_str().context("no address")?)?;
+
+    client.send(b"lost")?;
+    wait::until("the datagram to be lost", || {
+        input.write_all(b"\n")?;
+        Ok((told()?["there"]["dark"] == 1).then_some(()))
+    })?;
+    input.write_all(b"[{\"there\": {\"duplicate\": 1}}]\n")?;
+    assert_eq!(told()?["there"]["left"], 0);
+    client.send(b"twice")?;
+    for _ in 0..2 {
+        let mut room = [0; 8];
+        assert_eq!(server.recv(&mut room)?, 5);
+    }
+    input.write_all(b"[{\"at_ms\": 1}]\n")?;
+    drop(input);
+    let ended = chaos.wait_with_output()?;
+    assert!(!ended.status.success());
+    let why = String::from_utf8(ended.stderr)?;
+    assert!(why.contains("the first step is not at 0"), "{why}");
+    Ok(())
+}
