@@ -15,9 +15,8 @@ use std::{
     net::Ipv4Addr,
     os::fd::AsFd as _,
     panic::resume_unwind,
-    path::{Path, PathBuf},
+    path::Path,
     process::Command,
-    sync::{Mutex, PoisonError},
     thread,
     time::Duration,
 };
@@ -28,13 +27,13 @@ use rustix::{
     thread::{LinkNameSpaceType, move_into_link_name_space},
 };
 
-use crate::{
-    folder::Folder,
-    guard::Debt,
-    package, port,
-    process::{Child, run},
-    wait,
-};
+use crate::{folder::Folder, guard::Debt, package, port, process::run};
+
+mod link;
+
+pub use link::Quality;
+
+use link::Link;
 
 /// Numbers that networks get, one each.
 const NETWORKS: std::ops::Range<u16> = 0..500;
@@ -44,11 +43,6 @@ const NAMES: &str = "/run/netns";
 
 /// How long one change may take.
 const CHANGE: Duration = Duration::from_secs(30);
-
-/// What an uplink loses that is cut, in a thousand packets.
-const EVERYTHING: u16 = 1000;
-
-const UPLINK: &str = include_str!("../network/uplink.c");
 
 /// The address of the server host.
 pub const SERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 9, 2);
@@ -65,25 +59,12 @@ pub enum Uplink {
     Lte,
 }
 
-/// What an uplink does to each packet, the same both ways.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Quality {
-    /// How long it is under way.
-    pub delay: Duration,
-    /// How much longer at most; it keeps the order of packets.
-    pub jitter: Duration,
-    /// How many of a thousand are lost.
-    pub loss_per_mille: u16,
-    /// How fast it is, in kilobits a second; as fast as it goes, where there is none.
-    pub rate_kbit: Option<u32>,
-}
-
 /// A running network.
 pub struct Network {
     wifi: Link,
     lte: Link,
     client: Host,
-    _router: Host,
+    router: Host,
     server: Host,
     _folder: Folder,
 }
@@ -105,20 +86,6 @@ pub struct Host {
     _debt: Debt,
 }
 
-/// The process that carries the packets of an uplink.
-struct Link {
-    process: Child,
-    file: PathBuf,
-    state: Mutex<LinkState>,
-}
-
-struct LinkState {
-    quality: Quality,
-    is_cut: bool,
-    /// How often the process has read the file.
-    readings: u32,
-}
-
 impl Uplink {
     /// Returns the client's address on it.
     pub fn address(self) -> Ipv4Addr {
@@ -138,28 +105,6 @@ impl Uplink {
             Self::Lte => "lte",
         }
     }
-}
-
-impl Quality {
-    /// Every packet arrives at once.
-    pub const PERFECT: Self =
-        Self { delay: Duration::ZERO, jitter: Duration::ZERO, loss_per_mille: 0, rate_kbit: None };
-
-    /// An ordinary wireless network.
-    pub const WIFI: Self = Self {
-        delay: Duration::from_millis(5),
-        jitter: Duration::from_millis(1),
-        loss_per_mille: 0,
-        rate_kbit: Some(50_000),
-    };
-
-    /// An ordinary telephone.
-    pub const LTE: Self = Self {
-        delay: Duration::from_millis(30),
-        jitter: Duration::from_millis(10),
-        loss_per_mille: 5,
-        rate_kbit: Some(20_000),
-    };
 }
 
 impl Network {
@@ -185,7 +130,7 @@ impl Network {
     ///
     /// When the uplink does not take it.
     pub fn set_quality(&self, uplink: Uplink, quality: Quality) -> Result<()> {
-        self.link(uplink).change(|state| state.quality = quality)
+        self.link(uplink).set_quality(quality)
     }
 
     /// Makes an uplink carry nothing, and tells nobody: addresses and routes stay.
@@ -194,7 +139,7 @@ impl Network {
     ///
     /// When the uplink does not take it.
     pub fn cut(&self, uplink: Uplink) -> Result<()> {
-        self.link(uplink).change(|state| state.is_cut = true)
+        self.link(uplink).set_cut(true)
     }
 
     /// Makes a cut uplink carry again as before. What was sent meanwhile is lost.
@@ -203,7 +148,47 @@ impl Network {
     ///
     /// When the uplink does not take it.
     pub fn mend(&self, uplink: Uplink) -> Result<()> {
-        self.link(uplink).change(|state| state.is_cut = false)
+        self.link(uplink).set_cut(false)
+    }
+
+    /// Switches an uplink off, as the kernel sees it: routes by it are gone until the client
+    /// [switches](Self::switch_to) to it again.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn switch_off(&self, uplink: Uplink) -> Result<()> {
+        self.client.ip(&format!("link set {} down\n", uplink.name()))
+    }
+
+    /// Switches an uplink on again, with the same address.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn switch_on(&self, uplink: Uplink) -> Result<()> {
+        self.client.ip(&format!("link set {} up\n", uplink.name()))
+    }
+
+    /// Lets no UDP pass the router either way, as some hotels do.
+    ///
+    /// # Errors
+    ///
+    /// When it is forbidden already, or a program is missing.
+    pub fn forbid_udp(&self) -> Result<()> {
+        self.router.nft(
+            "create table ip hotel; add chain ip hotel through { type filter hook forward \
+             priority 0; }; add rule ip hotel through meta l4proto udp drop\n",
+        )
+    }
+
+    /// Lets UDP pass again.
+    ///
+    /// # Errors
+    ///
+    /// When it was not forbidden.
+    pub fn allow_udp(&self) -> Result<()> {
+        self.router.nft("delete table ip hotel\n")
     }
 
     /// Returns the host with the two uplinks.
@@ -256,7 +241,7 @@ impl Builder {
         package::require(&["ip", "cc"])?;
         let number = port::reserve("network", NETWORKS, |_| true)?;
         let folder = Folder::new()?;
-        let uplink = compile(folder.path())?;
+        let carrier = link::compile(folder.path())?;
         let [client, router, server] =
             ["client", "router", "server"].map(|host| Host::new(format!("tegata-{number}-{host}")));
         let (client, router, server) = (client?, router?, server?);
@@ -276,17 +261,16 @@ impl Builder {
              route add default via {ROUTER}\n"
         ))?;
         if self.nat {
-            let nft = package::program("nft")?;
-            let rules = "table ip nat { chain out { type nat hook postrouting priority 100; \
-                         oifname \"server\" masquerade; }; }\n";
-            let mut command = Command::new(nft);
-            router.inside(|| run("nft", command.args(["-f", "-"]), rules.as_bytes(), CHANGE))?;
+            router.nft(
+                "table ip nat { chain out { type nat hook postrouting priority 100; \
+                 oifname \"server\" masquerade; }; }\n",
+            )?;
         }
         let link = |which, quality| {
-            Link::start(which, &uplink, (&client, &router), self.mtu, quality, folder.path())
+            Link::start(which, &carrier, (&client, &router), self.mtu, quality, folder.path())
         };
         let (wifi, lte) = (link(Uplink::Wifi, self.wifi)?, link(Uplink::Lte, self.lte)?);
-        let network = Network { wifi, lte, client, _router: router, server, _folder: folder };
+        let network = Network { wifi, lte, client, router, server, _folder: folder };
         network.switch_to(Uplink::Wifi)?;
         Ok(network)
     }
@@ -336,71 +320,19 @@ impl Host {
         command.args(["-netns", &self.name, "-batch", "-"]);
         run("ip", &mut command, lines.as_bytes(), CHANGE).map(drop)
     }
+
+    /// Runs lines of the program `nft` on it.
+    fn nft(&self, lines: &str) -> Result<()> {
+        let mut command = Command::new(package::program("nft")?);
+        command.args(["-f", "-"]);
+        self.inside(|| run("nft", &mut command, lines.as_bytes(), CHANGE).map(drop))
+    }
 }
 
 impl Drop for Host {
     fn drop(&mut self) {
         let _ = delete(&self.name);
     }
-}
-
-impl Link {
-    fn start(
-        uplink: Uplink,
-        program: &Path,
-        (client, router): (&Host, &Host),
-        mtu: u16,
-        quality: Quality,
-        folder: &Path,
-    ) -> Result<Self> {
-        let (name, network) = (uplink.name(), uplink.network());
-        let file = folder.join(format!("{name}.quality"));
-        let state = LinkState { quality, is_cut: false, readings: 1 };
-        fs::write(&file, state.line())?;
-        let mut command = Command::new(program);
-        command.args([&client.name, name, &router.name, name]).arg(&file);
-        let process = Child::spawn(name, &mut command, folder)?;
-        process.ready(|| Ok(process.output().contains("quality 1\n").then_some(())))?;
-        for (host, number) in [(client, 2), (router, 1)] {
-            host.ip(&format!(
-                "address add 10.77.{network}.{number}/24 dev {name}\nlink set {name} up mtu {mtu}\n"
-            ))?;
-        }
-        Ok(Self { process, file, state: Mutex::new(state) })
-    }
-
-    fn change(&self, what: impl FnOnce(&mut LinkState)) -> Result<()> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        what(&mut state);
-        state.readings += 1;
-        let next = self.file.with_extension("next");
-        fs::write(&next, state.line())?;
-        fs::rename(&next, &self.file)?;
-        self.process.hang_up();
-        let read = format!("quality {}\n", state.readings);
-        wait::until("the uplink to change", CHANGE, || {
-            ensure!(self.process.is_running(), "the uplink has ended: {}", self.process.log());
-            Ok(self.process.output().contains(&read).then_some(()))
-        })
-    }
-}
-
-impl LinkState {
-    fn line(&self) -> String {
-        let Quality { delay, jitter, loss_per_mille, rate_kbit } = self.quality;
-        let loss = if self.is_cut { EVERYTHING } else { loss_per_mille };
-        let rate = rate_kbit.unwrap_or_default();
-        format!("{} {} {loss} {rate}\n", delay.as_micros(), jitter.as_micros())
-    }
-}
-
-fn compile(folder: &Path) -> Result<PathBuf> {
-    let (source, program) = (folder.join("uplink.c"), folder.join("uplink"));
-    fs::write(&source, UPLINK)?;
-    let mut compiler = Command::new(package::program("cc")?);
-    compiler.args(["-std=gnu11", "-O2", "-Wall", "-Werror", "-o"]).arg(&program).arg(&source);
-    run("cc", &mut compiler, b"", CHANGE)?;
-    Ok(program)
 }
 
 /// Lets a host take what comes by another way than its answer goes.

@@ -2,7 +2,8 @@
 
 use std::{
     fs,
-    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    io::{Read as _, Write as _},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     path::Path,
     process::Command,
     thread,
@@ -119,6 +120,48 @@ fn a_cut_uplink_carries_nothing_and_the_other_one_does() -> Result<()> {
     network.mend(Uplink::Wifi)?;
     network.switch_to(Uplink::Wifi)?;
     assert_eq!(pair.seen("after")?, on_wifi, "what was lost stays lost");
+    Ok(())
+}
+
+#[test]
+fn an_uplink_that_is_switched_off_takes_its_route_with_it() -> Result<()> {
+    let network = Network::builder().start()?;
+    let pair = Pair::of(&network)?;
+    network.switch_off(Uplink::Wifi)?;
+    let unreachable = pair.say("nowhere").expect_err("there is no way");
+    let unreachable = unreachable.downcast::<std::io::Error>()?.kind();
+    assert_eq!(unreachable, std::io::ErrorKind::NetworkUnreachable);
+    network.switch_to(Uplink::Lte)?;
+    assert_eq!(pair.seen("by the other way")?.ip(), Uplink::Lte.address());
+    network.switch_on(Uplink::Wifi)?;
+    network.switch_to(Uplink::Wifi)?;
+    assert_eq!(pair.seen("back")?.ip(), Uplink::Wifi.address());
+    Ok(())
+}
+
+#[test]
+fn where_udp_is_forbidden_tcp_passes() -> Result<()> {
+    let network = Network::builder().start()?;
+    let pair = Pair::of(&network)?;
+    let from = pair.seen("before")?;
+    network.forbid_udp()?;
+    pair.say("lost")?;
+    pair.server.send_to(b"lost", from)?;
+    let listener = network.server().inside(|| Ok(TcpListener::bind((SERVER, 0))?))?;
+    let address = listener.local_addr()?;
+    let mut there = network.client().inside(|| Ok(TcpStream::connect_timeout(&address, LIMIT)?))?;
+    there.set_read_timeout(Some(LIMIT))?;
+    let (mut back, _) = listener.accept()?;
+    back.write_all(b"by TCP")?;
+    let mut came = [0; 6];
+    there.read_exact(&mut came)?;
+    assert_eq!(&came, b"by TCP");
+    network.allow_udp()?;
+    pair.seen("after")?;
+    pair.server.send_to(b"back", from)?;
+    let mut came = [0; 8];
+    assert_eq!(pair.client.recv(&mut came)?, 4);
+    assert_eq!(&came[..4], b"back", "what was lost stays lost");
     Ok(())
 }
 
