@@ -1,7 +1,7 @@
 //! The words that Tegata's programs share.
 //!
-//! This crate holds ids, frames, messages, codes, claims and the exact bytes
-//! that are signed. It decides nothing and does nothing: no cryptography, no
+//! This crate holds ids, frames, messages, codes, claims, the exact bytes that
+//! are signed, and the window of bytes that may be sent again. It decides nothing and does nothing: no cryptography, no
 //! input or output, no clock. The agent depends on it, and so does the broker;
 //! neither sees the other.
 //!
@@ -17,6 +17,7 @@ pub mod key;
 pub mod login;
 pub mod policy;
 pub mod proof;
+pub mod replay;
 pub mod session;
 
 /// The only version of both conversations that this build speaks.
