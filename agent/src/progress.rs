@@ -71,8 +71,18 @@ pub enum Event {
     },
     /// The desktop sent its first byte.
     FirstByte,
-    /// The connection to the gateway is gone.
+    /// The connection to the gateway is gone, or silent; another is being tried.
     LinkLost,
+    /// The session goes on where it stopped.
+    Resumed {
+        /// How long it stood still.
+        gap_ms: u64,
+    },
+    /// This machine is on another network, and the connection has gone with it.
+    Migrated {
+        /// How long that took.
+        gap_ms: u64,
+    },
     /// The gateway or an administrator has something to tell.
     Notice {
         /// What.
@@ -190,6 +200,8 @@ impl<W: Write + Send> Person for Plain<W> {
             }
             Event::FirstByte => self.phrase(Phrase::FirstByte, &""),
             Event::LinkLost => self.phrase(Phrase::LinkLost, &""),
+            Event::Resumed { .. } => self.phrase(Phrase::Resumed, &""),
+            Event::Migrated { .. } => self.phrase(Phrase::Migrated, &""),
             Event::Notice { code, .. } => self.phrase(Phrase::Notice, code),
             Event::Ended { code } => {
                 let text = crate::words::reason(*code, self.language);
@@ -264,16 +276,18 @@ mod tests {
         let mut person = Json::new(&mut out, Instant::now());
         person.tell(&Event::Ended { code: Code::LoggedOff });
         person.tell(&Event::FirstByte);
+        person.tell(&Event::Resumed { gap_ms: 250 });
         let text = String::from_utf8(out).expect("JSON is UTF-8");
         let lines: Vec<serde_json::Value> =
             text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
-        assert_eq!(lines.len(), 2);
+        assert_eq!(lines.len(), 3);
         assert_eq!(
             (&lines[0]["event"], &lines[0]["code"]),
             (&"ended".into(), &"logged_off".into())
         );
         assert_eq!(lines[1]["event"], "first_byte");
         assert!(lines[1]["elapsed_ms"].is_u64());
+        assert_eq!((&lines[2]["event"], &lines[2]["gap_ms"]), (&"resumed".into(), &250.into()));
     }
 
     #[test]

@@ -86,8 +86,12 @@ pub enum Phrase {
     Forwarding,
     /// The desktop answers.
     FirstByte,
-    /// The connection is gone.
+    /// The connection is gone, and another is being tried.
     LinkLost,
+    /// The session goes on.
+    Resumed,
+    /// The connection has moved to another network.
+    Migrated,
     /// With the notice's code.
     Notice,
     /// The clock may be wrong.
@@ -124,6 +128,8 @@ impl Phrase {
         Self::Forwarding,
         Self::FirstByte,
         Self::LinkLost,
+        Self::Resumed,
+        Self::Migrated,
         Self::Notice,
         Self::ClockSuspect,
         Self::TryAgainIn,
@@ -176,9 +182,18 @@ impl Phrase {
                 en: "The desktop answers.",
                 ja: "デスクトップが応答しました。",
             },
-            Self::LinkLost => {
-                Text { en: "The connection was lost.", ja: "接続が切れました。" }
-            }
+            Self::LinkLost => Text {
+                en: "The connection was lost. Reconnecting …",
+                ja: "回線が切れました。再接続しています…",
+            },
+            Self::Resumed => Text {
+                en: "The connection is back. You can go on working.",
+                ja: "回線が復旧しました。そのまま作業を続けられます。",
+            },
+            Self::Migrated => Text {
+                en: "The network changed; the connection goes on.",
+                ja: "ネットワークが切り替わりました。接続は続いています。",
+            },
             Self::Notice => Text { en: "Notice: {}", ja: "お知らせ: {}" },
             Self::ClockSuspect => Text {
                 en: "Check this device's clock first: the certificate does not hold at its time.",
