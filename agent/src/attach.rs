@@ -117,11 +117,18 @@ impl Attempts {
         if !self.open.is_empty() {
             return Next::Wait;
         }
-        let another = match self.shown {
-            Shown::Ticket => self.doubtful.len() < UNANSWERED_MAX && elapsed < TICKET_LIFE,
-            Shown::Grant => false,
-        };
-        if another { Next::Again(Duration::ZERO) } else { Next::Stop(Code::Unreachable.into()) }
+        match self.shown {
+            Shown::Ticket if self.doubtful.len() < UNANSWERED_MAX && elapsed < TICKET_LIFE => {
+                Next::Again(Duration::ZERO)
+            }
+            Shown::Grant if elapsed < TICKET_LIFE => Next::Again(PAUSE),
+            Shown::Ticket | Shown::Grant => Next::Stop(Code::Unreachable.into()),
+        }
+    }
+
+    /// Returns the number of the next link; nothing when all are used.
+    pub fn next_link(&self) -> Option<LinkNumber> {
+        self.next
     }
 
     /// Tells whether an attach is without an answer.
@@ -183,6 +190,19 @@ mod tests {
         assert_eq!(attempts.begin(), Some((Shown::Grant, LinkNumber(3))));
         let next = attempts.refused(LinkNumber(3), Code::ResumeLost.into(), SOON);
         assert_eq!(next, Next::Stop(Code::ResumeLost.into()));
+    }
+
+    #[test]
+    fn an_unanswered_grant_is_tried_for_as_long_as_a_ticket_would_be() {
+        let mut attempts = begun();
+        attempts.unanswered(LinkNumber(1), SOON);
+        attempts.begin();
+        attempts.refused(LinkNumber(2), Code::TicketUsed.into(), SOON);
+        assert_eq!(attempts.begin(), Some((Shown::Grant, LinkNumber(3))));
+        assert_eq!(attempts.unanswered(LinkNumber(3), SOON), Next::Again(PAUSE));
+        assert_eq!(attempts.begin(), Some((Shown::Grant, LinkNumber(4))));
+        let next = attempts.unanswered(LinkNumber(4), LATE);
+        assert_eq!(next, Next::Stop(Code::Unreachable.into()));
     }
 
     #[test]

@@ -8,17 +8,22 @@
 //!
 //! What is decided is decided without input or output: [`login`] for the
 //! conversation with the broker, [`attach`] for the tries at the gateways,
-//! [`viewer::x224`] for the first bytes of the desktop.
+//! [`comeback`] for those after a link is lost, [`viewer::x224`] for the first bytes
+//! of the desktop.
 
 pub mod agent;
 pub mod arguments;
 pub mod attach;
+mod claim;
+pub mod comeback;
 pub mod config;
 pub mod identity;
 pub mod link;
 pub mod login;
+mod network;
 pub mod password;
 pub mod progress;
+mod pulse;
 mod relay;
 pub mod run;
 pub mod session;

@@ -4,22 +4,26 @@
 //! QUIC, and neither logins nor sessions.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{
-    Connection, ConnectionError, Endpoint, ReadError, TransportConfig, VarInt, WriteError,
+    Connection, ConnectionError, Endpoint, EndpointConfig, ReadError, SendStream, TokioRuntime,
+    TransportConfig, VarInt, WriteError,
 };
+use rustix::net::sockopt::set_ipv6_v6only;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tegata_proto::code::Code;
 use tegata_proto::frame::{self, FrameError};
+use tegata_proto::login::Gateway;
 use tegata_proto::proof::{EXPORTER_LABEL, EXPORTER_LEN};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, interval, sleep, sleep_until, timeout};
 use zeroize::Zeroizing;
 
 use crate::trust::{Authority, Distrust, Expected};
@@ -36,6 +40,11 @@ pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 /// How long one address is ahead of the next (RFC 8305 §5 recommends 250 ms and
 /// allows 100 ms to 2 s).
 pub const HEAD_START: Duration = Duration::from_millis(200);
+
+/// How often an agent that insists begins another handshake, and how long each may
+/// take: a packet that was lost in an outage is not waited for.
+const INSIST_PAUSE: Duration = Duration::from_millis(250);
+const INSIST_DEADLINE: Duration = Duration::from_millis(1500);
 
 /// Most addresses that one race is over.
 pub const ADDRESSES_MAX: usize = 32;
@@ -113,6 +122,12 @@ impl LinkError {
         }
     }
 
+    /// Returns what the peer said when it closed the connection, if it did.
+    pub(crate) fn farewell(&self) -> Option<Code> {
+        let Self::Lost(ConnectionError::ApplicationClosed(close)) = self else { return None };
+        Code::ALL.iter().copied().find(|code| code.as_str().as_bytes() == close.reason)
+    }
+
     /// Tells whether this machine's clock is the likely cause.
     pub fn is_clock_suspect(&self) -> bool {
         matches!(self, Self::Distrusted { source: Distrust::Clock { .. }, .. })
@@ -126,9 +141,29 @@ impl LinkError {
 ///
 /// Fails when the system gives no socket.
 pub fn endpoint() -> io::Result<Endpoint> {
-    // quinn clears IPV6_V6ONLY on this one and maps IPv4 addresses into it.
-    Endpoint::client((Ipv6Addr::UNSPECIFIED, 0).into())
-        .or_else(|_| Endpoint::client((Ipv4Addr::UNSPECIFIED, 0).into()))
+    let runtime = Arc::new(TokioRuntime);
+    Endpoint::new(EndpointConfig::default(), None, socket()?, runtime)
+}
+
+/// Puts every connection of an endpoint on a new socket, from which they go on over
+/// whatever way the system has now.
+///
+/// # Errors
+///
+/// Fails when the system gives no socket; the old one is kept then.
+pub(crate) fn rebind(endpoint: &Endpoint) -> io::Result<()> {
+    endpoint.rebind(socket()?)
+}
+
+fn socket() -> io::Result<UdpSocket> {
+    let six = || {
+        let kind = (AddressFamily::INET6, SocketType::DGRAM, SocketFlags::CLOEXEC);
+        let socket = socket_with(kind.0, kind.1, kind.2, None)?;
+        set_ipv6_v6only(&socket, false)?;
+        bind(&socket, &SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, 0, 0, 0))?;
+        Ok(UdpSocket::from(socket))
+    };
+    six().or_else(|_: rustix::io::Errno| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)))
 }
 
 /// Returns the limits of the agent's connections.
@@ -151,6 +186,20 @@ pub(crate) fn transport() -> TransportConfig {
 pub(crate) struct Candidate {
     pub(crate) address: SocketAddr,
     pub(crate) expected: Expected,
+}
+
+impl Candidate {
+    /// Returns a gateway at each of these addresses, in the order in which they are
+    /// tried.
+    pub(crate) fn of(
+        gateway: &Gateway,
+        addresses: impl IntoIterator<Item = SocketAddr>,
+    ) -> Vec<Self> {
+        let (id, spki_sha256) = (gateway.id.clone(), gateway.spki_sha256);
+        let expected = Expected::Gateway { id, spki_sha256 };
+        let ordered = interleave(addresses).into_iter();
+        ordered.map(|address| Self { address, expected: expected.clone() }).collect()
+    }
 }
 
 /// Puts addresses into the order in which they are tried: families alternate,
@@ -185,7 +234,7 @@ pub(crate) async fn race(
     loop {
         let started = rest.next();
         if let Some(candidate) = started {
-            let dialled = dial(endpoint, authority, transport, candidate)?;
+            let dialled = dial(endpoint, authority, transport, candidate, HANDSHAKE_DEADLINE)?;
             running.spawn(dialled);
         } else if running.is_empty() {
             return Err(worst);
@@ -202,11 +251,43 @@ pub(crate) async fn race(
     }
 }
 
+/// Connects to all candidates at once, again and again without waiting for the last
+/// time to fail, until one is there and believed, or `until` has come.
+pub(crate) async fn insist(
+    endpoint: &Endpoint,
+    authority: &Authority,
+    transport: &Arc<TransportConfig>,
+    candidates: &[Candidate],
+    until: Instant,
+) -> Result<(Candidate, Connection), LinkError> {
+    let mut running = JoinSet::new();
+    let mut beat = interval(INSIST_PAUSE);
+    let mut worst = LinkError::Unreachable { tried: candidates.len(), source: None };
+    loop {
+        tokio::select! {
+            biased;
+            () = sleep_until(until) => return Err(worst),
+            Some(joined) = running.join_next() => match joined {
+                Ok(Ok(connected)) => return Ok(connected),
+                Ok(Err(error)) => worst = worst.or_worse(error, candidates.len()),
+                Err(error) => std::panic::resume_unwind(error.into_panic()),
+            },
+            _ = beat.tick() => {
+                for candidate in candidates {
+                    let deadline = INSIST_DEADLINE;
+                    running.spawn(dial(endpoint, authority, transport, candidate, deadline)?);
+                }
+            }
+        }
+    }
+}
+
 fn dial(
     endpoint: &Endpoint,
     authority: &Authority,
     transport: &Arc<TransportConfig>,
     candidate: &Candidate,
+    deadline: Duration,
 ) -> Result<impl Future<Output = Result<(Candidate, Connection), LinkError>> + use<>, LinkError> {
     let (tls, verdict) = authority.client(candidate.expected.clone()).map_err(LinkError::Tls)?;
     let quic = QuicClientConfig::try_from(tls)
@@ -218,7 +299,7 @@ fn dial(
     Ok(async move {
         let unreachable = |source| LinkError::Unreachable { tried: 1, source };
         let connecting = connecting.map_err(|_| unreachable(None))?;
-        match timeout(HANDSHAKE_DEADLINE, connecting).await {
+        match timeout(deadline, connecting).await {
             Ok(Ok(connection)) => Ok((candidate, connection)),
             Ok(Err(source)) => Err(failed(candidate.address, &verdict, source)),
             Err(_) => Err(unreachable(Some(ConnectionError::TimedOut))),
@@ -280,17 +361,62 @@ pub(crate) fn close(connection: &Connection) {
 
 /// Sends one frame; what stood in it is cleared from memory.
 pub(crate) async fn say<M: Serialize>(
-    stream: &mut quinn::SendStream,
+    stream: &mut SendStream,
     message: &M,
     limit: usize,
 ) -> Result<(), LinkError> {
     let bytes = Zeroizing::new(frame::write(message, limit)?);
-    stream.write_all(&bytes).await.map_err(|error| match error {
+    stream.write_all(&bytes).await.map_err(unsaid)
+}
+
+fn unsaid(error: WriteError) -> LinkError {
+    match error {
         WriteError::ConnectionLost(error) => LinkError::Lost(error),
         WriteError::Stopped(_) | WriteError::ClosedStream | WriteError::ZeroRttRejected => {
             LinkError::Silent
         }
-    })
+    }
+}
+
+/// Frames on their way to one stream, a frame at a time.
+#[derive(Debug)]
+pub(crate) struct Voice {
+    stream: SendStream,
+    pending: Bytes,
+}
+
+impl Voice {
+    pub(crate) fn new(stream: SendStream) -> Self {
+        Self { stream, pending: Bytes::new() }
+    }
+
+    /// Tells whether all that was begun has been said.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.pending.is_empty()
+    }
+
+    /// Begins a frame, once the one before has been said.
+    pub(crate) fn begin<M: Serialize>(&mut self, message: &M) -> Result<(), LinkError> {
+        debug_assert!(self.is_idle(), "a frame would be cut");
+        self.pending = frame::write(message, frame::LIMIT_AFTER)?.into();
+        Ok(())
+    }
+
+    /// Goes on with what was begun. Loses nothing when it is dropped half-way.
+    pub(crate) async fn flush(&mut self) -> Result<(), LinkError> {
+        while !self.pending.is_empty() {
+            let pending = std::slice::from_mut(&mut self.pending);
+            self.stream.write_chunks(pending).await.map_err(unsaid)?;
+        }
+        Ok(())
+    }
+
+    /// Finishes the stream, and waits until the peer has everything.
+    pub(crate) async fn finish(&mut self) {
+        if self.stream.finish().is_ok() {
+            let _ = self.stream.stopped().await;
+        }
+    }
 }
 
 /// The frames of one stream.
@@ -357,5 +483,32 @@ mod tests {
         assert_eq!(interleave([a, b, c, d]), [d, a, b, c]);
         assert_eq!(interleave([]), []);
         assert_eq!(interleave(std::iter::repeat_n(a, 100)).len(), ADDRESSES_MAX);
+    }
+
+    #[tokio::test]
+    async fn who_insists_does_not_wait_for_a_handshake_to_fail() {
+        let office = crate::office::Office::new();
+        let agent = office.agent();
+        let nobody = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        nobody.set_nonblocking(true).expect("a socket");
+        let leaf = office.ca.issue(&["tegata:gateway/g1"]);
+        let address = nobody.local_addr().expect("bound");
+        let id = tegata_proto::id::GatewayId::new("g1").expect("a name");
+        let spki_sha256 = leaf.spki_sha256();
+        let gateway = Gateway { id, addresses: vec![address], spki_sha256 };
+        let candidates = Candidate::of(&gateway, gateway.addresses.clone());
+        let until = Instant::now() + INSIST_PAUSE * 5 / 2;
+        let outcome =
+            insist(&agent.endpoint, &agent.authority, &agent.transport, &candidates, until).await;
+        assert!(matches!(outcome, Err(LinkError::Unreachable { tried: 1, .. })));
+        // RFC 9000 §17.2: the connection id that a client has drawn for the server.
+        let mut handshakes = std::collections::BTreeSet::new();
+        let mut datagram = [0; 2048];
+        while let Ok(length) = nobody.recv(&mut datagram) {
+            let id_length = usize::from(datagram[5]);
+            assert!(length > 6 + id_length, "a long header");
+            handshakes.insert(datagram[6..6 + id_length].to_vec());
+        }
+        assert_eq!(handshakes.len(), 3, "at once, and after one pause and two");
     }
 }

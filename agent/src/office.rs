@@ -1,5 +1,8 @@
 //! For tests: an authority, and brokers and gateways that do as a test says.
 
+mod desk;
+mod wire;
+
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -38,6 +41,9 @@ use crate::identity::{sha256, token_digest};
 use crate::link::{self, Frames, LinkError};
 use crate::progress::{Event, Person};
 use crate::{Agent, Authority, Wishes};
+
+pub(crate) use desk::{Desk, known};
+pub(crate) use wire::Wire;
 
 /// How long a test waits for what has to come.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
@@ -204,7 +210,15 @@ impl Peer {
         &mut self,
         link: LinkNumber,
     ) -> Result<(SendStream, RecvStream), LinkError> {
-        self.say(&GatewayMessage::Attached(Box::new(attached(link)))).await?;
+        self.carry_as(attached(link)).await
+    }
+
+    /// Answers an attach so, and returns the desktop's stream.
+    pub(crate) async fn carry_as(
+        &mut self,
+        attached: Attached,
+    ) -> Result<(SendStream, RecvStream), LinkError> {
+        self.say(&GatewayMessage::Attached(Box::new(attached))).await?;
         let (send, recv) = self.connection.accept_bi().await.map_err(LinkError::Lost)?;
         let mut frames = Frames::new(recv);
         let _: Open = frames.next(LIMIT_BEFORE).await?;

@@ -1,32 +1,30 @@
 //! One run: login, session, viewer, and the code that it ends with.
+//!
+//! Leads to the desktop; what happens while the person is there is [`stay`].
+
+mod stay;
 
 use std::time::Duration;
 
 use tegata_proto::code::Code;
 use tegata_proto::login::{Failure, TicketAnswer};
-use tegata_proto::session::GatewayMessage;
 use tokio::net::lookup_host;
-use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::{Agent, LoginError};
 use crate::arguments::Server;
+use crate::claim::Claim;
 use crate::identity::{Identity, NoKey};
 use crate::login::Wishes;
+use crate::network::{Kernel, Network};
 use crate::progress::{Event, Person};
-use crate::relay::{DesktopStream, End};
-use crate::session::{AttachError, Control, Session};
-use crate::viewer::{Scene, Shown, Stage, Viewer, ViewerError};
+use crate::run::stay::Stay;
+use crate::session::{AttachError, Session};
+use crate::viewer::{Scene, Stage, Viewer, ViewerError};
 
 /// How long the system may take to look a name up.
 const LOOKUP_DEADLINE: Duration = Duration::from_secs(10);
-
-/// How long a viewer may take to say what its desktop's end meant.
-const LAST_WORD: Duration = Duration::from_secs(5);
-
-/// How long a gateway may take to say why a desktop's bytes ended.
-const CAUSE_WAIT: Duration = Duration::from_secs(1);
 
 /// How long the peers may take to hear that their connections are closed.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -117,7 +115,17 @@ impl Run {
         person: &mut P,
         stop: &CancellationToken,
     ) -> Code {
-        let (code, last) = match self.finish(agent, person, stop).await {
+        self.carry_out_on(&mut Kernel::new(), agent, person, stop).await
+    }
+
+    async fn carry_out_on<P: Person>(
+        self,
+        network: &mut impl Network,
+        agent: &Agent,
+        person: &mut P,
+        stop: &CancellationToken,
+    ) -> Code {
+        let (code, last) = match self.finish(network, agent, person, stop).await {
             Ok(code) => (code, closing(code)),
             Err(error) => (error.failure().code, error.event()),
         };
@@ -128,6 +136,7 @@ impl Run {
 
     async fn finish<P: Person>(
         self,
+        network: &mut impl Network,
         agent: &Agent,
         person: &mut P,
         stop: &CancellationToken,
@@ -139,18 +148,18 @@ impl Run {
             () = stop.cancelled() => return Ok(Code::Disconnected),
             reached = reach(&server, agent, &stage, &wishes, person) => reached?,
         };
-        let (session, scene) = reached;
+        let Reached { claim, session, scene } = reached;
         // From here on the password is the viewer's alone.
         drop(wishes);
-        person.tell(&Event::Attached {
-            session: session.attached.sid,
-            gateway: session.attached.gateway.id.clone(),
-            address: session.gateway,
-            link: session.attached.link,
-            forward: stage.forward(),
-        });
-        work(session, stage, scene, person, stop).await
+        Stay { agent, claim: &claim, person, stop, network }.last(session, stage, scene).await
     }
+}
+
+/// A session that has begun.
+struct Reached {
+    claim: Claim,
+    session: Session,
+    scene: Scene,
 }
 
 /// Logs in and attaches; once more from the start where the desktop turns out
@@ -161,7 +170,7 @@ async fn reach<P: Person>(
     stage: &Stage,
     wishes: &Wishes,
     person: &mut P,
-) -> Result<(Session, Scene), RunError> {
+) -> Result<Reached, RunError> {
     let mut may_repeat = true;
     loop {
         person.tell(&Event::Connecting { server: server.to_string() });
@@ -173,7 +182,8 @@ async fn reach<P: Person>(
         match agent.attach(&identity, &answer).await {
             Ok(session) => {
                 scene.policy = session.attached.policy;
-                return Ok((session, scene));
+                let claim = Claim::new(identity, answer, &session);
+                return Ok(Reached { claim, session, scene });
             }
             Err(error) if may_repeat && error.code() == Code::DesktopUnreachable => {
                 tracing::info!("The desktop did not answer, logging in once more");
@@ -196,144 +206,6 @@ async fn log_in<P: Person>(
     let addresses = looked_up.await.map_err(|late| unknown(late.into()))?.map_err(unknown)?;
     let addresses: Vec<_> = addresses.collect();
     Ok(agent.login(&addresses, identity, wishes, person).await?)
-}
-
-/// Carries a session until the viewer, the gateway, the network or the person
-/// ends it.
-async fn work<P: Person>(
-    mut session: Session,
-    stage: Stage,
-    scene: Scene,
-    person: &mut P,
-    stop: &CancellationToken,
-) -> Result<Code, RunError> {
-    let (first_byte, mut first_byte_came) = oneshot::channel();
-    let security = scene.rdp.map(|rdp| rdp.security);
-    let Session { send, recv, control, .. } = &mut session;
-    let stream = DesktopStream { send, recv, security, first_byte };
-    let mut showing = Box::pin(stage.show(stream, scene));
-    let mut waits_for_first_byte = true;
-    let ended = loop {
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => break Ended::Here(Code::Disconnected),
-            came = &mut first_byte_came, if waits_for_first_byte => {
-                waits_for_first_byte = false;
-                if came.is_ok() {
-                    person.tell(&Event::FirstByte);
-                }
-            }
-            shown = &mut showing => break Ended::shown(shown?),
-            heard = control.next() => match heard {
-                Ok(GatewayMessage::Notice { code, args }) => {
-                    person.tell(&Event::Notice { code, args });
-                }
-                Ok(GatewayMessage::End { cause }) => {
-                    break Ended::There(last_word(showing.as_mut(), cause).await);
-                }
-                Ok(GatewayMessage::Error(Failure { code, .. })) => break Ended::There(code),
-                // Grants, policies and acknowledgements serve a session that goes
-                // on over a second link, which this version never opens; nor does
-                // a newer gateway's message concern it.
-                Ok(
-                    GatewayMessage::Grant { .. }
-                    | GatewayMessage::Policy { .. }
-                    | GatewayMessage::Ack { .. }
-                    | GatewayMessage::Unsupported,
-                ) => {}
-                Ok(GatewayMessage::Attached(_)) => break Ended::Here(Code::Malformed),
-                Err(error) => {
-                    tracing::info!(%error, "The link to the gateway is gone");
-                    break Ended::Lost(last_word(showing.as_mut(), Code::DesktopLost).await);
-                }
-            },
-        }
-    };
-    // Ends the viewer, if it is still there, before the stream goes.
-    drop(showing);
-    let ended = match ended {
-        // A gateway that ends a session cuts the bytes too; its word counts.
-        Ended::Here(Code::DesktopLost) | Ended::Lost(Code::DesktopLost) => {
-            let said = timeout(CAUSE_WAIT, cause(control, person)).await;
-            said.ok().flatten().map_or(ended, Ended::There)
-        }
-        ended => ended,
-    };
-    if waits_for_first_byte && first_byte_came.try_recv().is_ok() {
-        person.tell(&Event::FirstByte);
-    }
-    Ok(match ended {
-        Ended::Here(code) => {
-            let said = if code == Code::LoggedOff { code } else { Code::Disconnected };
-            session.bye(said).await;
-            code
-        }
-        Ended::There(code) => {
-            session.control.close();
-            code
-        }
-        Ended::Lost(code) => {
-            session.control.close();
-            if code == Code::DesktopLost {
-                person.tell(&Event::LinkLost);
-            }
-            code
-        }
-    })
-}
-
-/// Which side ended a session, and why.
-enum Ended {
-    /// This one; the gateway is told.
-    Here(Code),
-    /// The gateway.
-    There(Code),
-    /// The network.
-    Lost(Code),
-}
-
-impl Ended {
-    fn shown(Shown { code, end }: Shown) -> Self {
-        match end {
-            Some(End::Lost(error)) => {
-                tracing::info!(%error, "The link to the gateway is gone");
-                Self::Lost(code)
-            }
-            Some(End::NotSecured(reason)) => {
-                tracing::warn!(%reason, "The desktop's connection was cut");
-                Self::Here(code)
-            }
-            Some(End::Viewer | End::Desktop) | None => Self::Here(code),
-        }
-    }
-}
-
-/// A desktop's connection that is over may have been logged off, which only the
-/// viewer knows; so it is given a moment to say so.
-async fn last_word(showing: impl Future<Output = Result<Shown, ViewerError>>, cause: Code) -> Code {
-    match cause {
-        Code::DesktopLost | Code::LoggedOff => match timeout(LAST_WORD, showing).await {
-            Ok(Ok(Shown { code: code @ (Code::LoggedOff | Code::PinMismatch), .. })) => code,
-            Ok(Ok(_) | Err(_)) | Err(_) => cause,
-        },
-        cause => cause,
-    }
-}
-
-/// Listens for why the gateway ended the session; `None` when it says no more.
-async fn cause<P: Person>(control: &mut Control, person: &mut P) -> Option<Code> {
-    loop {
-        match control.next().await.ok()? {
-            GatewayMessage::End { cause } => return Some(cause),
-            GatewayMessage::Error(Failure { code, .. }) => return Some(code),
-            GatewayMessage::Notice { code, args } => person.tell(&Event::Notice { code, args }),
-            GatewayMessage::Attached(_)
-            | GatewayMessage::Ack { .. }
-            | GatewayMessage::Grant { .. }
-            | GatewayMessage::Policy { .. }
-            | GatewayMessage::Unsupported => {}
-        }
-    }
 }
 
 /// Returns the last event of a run that had a session.

@@ -5,16 +5,17 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::time::Duration;
 
+use bytes::Bytes;
 use quinn::{Connection, RecvStream, SendStream};
 use tegata_proto::PROTOCOL_VERSION;
 use tegata_proto::code::Code;
-use tegata_proto::encoding::Secret;
 use tegata_proto::frame::{LIMIT_AFTER, LIMIT_BEFORE};
-use tegata_proto::id::LinkNumber;
+use tegata_proto::id::{GatewayId, LinkNumber};
 use tegata_proto::login::{Failure, TicketAnswer};
 use tegata_proto::proof::Purpose;
+use tegata_proto::replay::{ACK_BYTES, Receipt};
 use tegata_proto::session::{
-    AgentMessage, Attach, Attached, Channel, GatewayMessage, Mode, Open, Right,
+    AgentMessage, Attach, Attached, Channel, GatewayMessage, Mode, Open, Resume, Right,
 };
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -22,7 +23,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use crate::agent::Agent;
 use crate::attach::{Attempts, Next, Shown};
 use crate::identity::{Identity, token_digest};
-use crate::link::{self, Candidate, Frames, LinkError};
+use crate::link::{self, Candidate, Frames, LinkError, Voice};
 use crate::trust::Expected;
 
 /// How long an attach may be silent before another is begun beside it.
@@ -47,14 +48,22 @@ pub struct Session {
     pub recv: RecvStream,
     /// The conversation with the gateway.
     pub control: Control,
+    /// What the gateway proved to be.
+    pub(crate) id: GatewayId,
+    /// The offset of the first byte that `recv` brings.
+    pub(crate) from: u64,
+    /// The number of the next link; nothing when all are used.
+    pub(crate) next: Option<LinkNumber>,
+    /// What the caller of [`receive`](Self::receive) has.
+    receipt: Receipt,
 }
 
 /// The control conversation of a session.
 #[derive(Debug)]
 pub struct Control {
-    connection: Connection,
-    say: SendStream,
-    hear: Frames,
+    pub(crate) connection: Connection,
+    pub(crate) say: Voice,
+    pub(crate) hear: Frames,
 }
 
 /// Why no session came of a ticket.
@@ -90,11 +99,7 @@ impl AttachError {
 }
 
 /// What came of one attach.
-enum Answer {
-    Attached(Box<Attached>, Control),
-    Refused(Failure),
-    Unanswered(LinkError),
-}
+pub(crate) type Answer = Result<(Box<Attached>, Control), AttachError>;
 
 impl Agent {
     /// Takes a ticket to one of its gateways and opens the desktop's stream.
@@ -137,10 +142,14 @@ impl Agent {
                                 return Err(AttachError::Refused(Code::LinkStale.into()));
                             };
                             timed = Some((link, candidate.address, Instant::now()));
-                            let wish = wish(identity, answer, shown, link, &connection)?;
+                            let right = match shown {
+                                Shown::Ticket => Right::Ticket(answer.ticket.clone()),
+                                Shown::Grant => Right::Grant(answer.grant.clone()),
+                            };
+                            let attach = attach(identity, right, link, None, &connection)?;
                             answers.spawn(async move {
-                                let asked = ask(connection, &wish).await;
-                                (link, candidate.address, asked)
+                                let asked = ask(connection, attach, ATTACH_DEADLINE).await;
+                                (link, candidate, asked)
                             });
                         }
                         Err(_) if attempts.is_waiting() => {}
@@ -148,20 +157,28 @@ impl Agent {
                     }
                 }
                 Some(joined) = answers.join_next() => {
-                    let (link, address, answered) = match joined {
+                    let (link, candidate, answered) = match joined {
                         Ok(joined) => joined,
                         Err(error) => std::panic::resume_unwind(error.into_panic()),
                     };
                     let elapsed = arrived.elapsed();
                     let next = match answered {
-                        Answer::Attached(attached, control) => {
-                            return opened(*attached, address, control).await;
+                        Ok((attached, control)) if attached.mode == Mode::Fresh => {
+                            let next = attempts.next_link();
+                            return opened(*attached, &candidate, control, 0, next).await;
                         }
-                        Answer::Refused(failure) => attempts.refused(link, failure, elapsed),
-                        Answer::Unanswered(LinkError::Frame(error)) => {
+                        // There is nothing yet that could be resumed.
+                        Ok((_, control)) => {
+                            control.close();
+                            Next::Stop(Code::Malformed.into())
+                        }
+                        Err(AttachError::Refused(failure)) => {
+                            attempts.refused(link, failure, elapsed)
+                        }
+                        Err(AttachError::Link(LinkError::Frame(error))) => {
                             return Err(LinkError::Frame(error).into());
                         }
-                        Answer::Unanswered(error) => {
+                        Err(AttachError::Link(error)) => {
                             tracing::debug!(%link, %error, "An attach was not answered");
                             attempts.unanswered(link, elapsed)
                         }
@@ -193,71 +210,51 @@ fn candidates(answer: &TicketAnswer) -> Vec<Candidate> {
     let mut all: Vec<_> = answer
         .gateways
         .iter()
-        .flat_map(|gateway| {
-            let id = gateway.id.clone();
-            let expected = Expected::Gateway { id, spki_sha256: gateway.spki_sha256 };
-            link::interleave(gateway.addresses.iter().copied())
-                .into_iter()
-                .map(move |address| Candidate { address, expected: expected.clone() })
-        })
+        .flat_map(|gateway| Candidate::of(gateway, gateway.addresses.iter().copied()))
         .collect();
     all.truncate(link::ADDRESSES_MAX);
     all
 }
 
-fn wish(
+/// Returns the first frame of a link over this connection.
+pub(crate) fn attach(
     identity: &Identity,
-    answer: &TicketAnswer,
-    shown: Shown,
+    right: Right,
     link: LinkNumber,
+    resume: Option<Resume>,
     connection: &Connection,
 ) -> Result<AgentMessage, LinkError> {
-    let (right, purpose) = match shown {
-        Shown::Ticket => {
-            let ticket: Secret = answer.ticket.clone();
-            let purpose = Purpose::Ticket(token_digest(&ticket));
-            (Right::Ticket(ticket), purpose)
-        }
-        Shown::Grant => {
-            let grant: Secret = answer.grant.clone();
-            let purpose = Purpose::Resume(token_digest(&grant));
-            (Right::Grant(grant), purpose)
-        }
+    let purpose = match &right {
+        Right::Ticket(ticket) => Purpose::Ticket(token_digest(ticket)),
+        Right::Grant(grant) => Purpose::Resume(token_digest(grant)),
     };
     let proof = identity.prove(purpose, &link::exporter(connection)?, link);
-    Ok(AgentMessage::Attach(Attach {
-        v: PROTOCOL_VERSION,
-        right,
-        key: identity.public_key(),
-        link,
-        proof,
-        resume: None,
-    }))
+    let (v, key) = (PROTOCOL_VERSION, identity.public_key());
+    Ok(AgentMessage::Attach(Attach { v, right, key, link, proof, resume }))
 }
 
-async fn ask(connection: Connection, wish: &AgentMessage) -> Answer {
+/// Says `attach` over a connection, and waits for the answer.
+pub(crate) async fn ask(
+    connection: Connection,
+    attach: AgentMessage,
+    deadline: Duration,
+) -> Answer {
     let asked = async {
         let (mut say, hear) = connection.open_bi().await.map_err(LinkError::Lost)?;
-        link::say(&mut say, wish, LIMIT_BEFORE).await?;
+        link::say(&mut say, &attach, LIMIT_BEFORE).await?;
         let mut hear = Frames::new(hear);
         let heard = hear.next::<GatewayMessage>(LIMIT_AFTER).await?;
         Ok::<_, LinkError>((say, hear, heard))
     };
-    let asked = match timeout(ATTACH_DEADLINE, asked).await {
+    let asked = match timeout(deadline, asked).await {
         Ok(asked) => asked,
         Err(_) => Err(LinkError::Silent),
     };
-    let malformed = Answer::Refused(Code::Malformed.into());
     let answer = match asked {
         Ok((say, hear, GatewayMessage::Attached(attached))) => {
-            // No link of this agent has anything to resume yet.
-            if attached.mode == Mode::Fresh {
-                let control = Control { connection: connection.clone(), say, hear };
-                return Answer::Attached(attached, control);
-            }
-            malformed
+            return Ok((attached, Control { connection, say: Voice::new(say), hear }));
         }
-        Ok((_, _, GatewayMessage::Error(failure))) => Answer::Refused(failure),
+        Ok((_, _, GatewayMessage::Error(failure))) => Err(AttachError::Refused(failure)),
         Ok((
             _,
             _,
@@ -267,24 +264,50 @@ async fn ask(connection: Connection, wish: &AgentMessage) -> Answer {
             | GatewayMessage::Policy { .. }
             | GatewayMessage::End { .. }
             | GatewayMessage::Unsupported,
-        )) => malformed,
-        Err(error) => Answer::Unanswered(error),
+        )) => Err(AttachError::Refused(Code::Malformed.into())),
+        Err(error) => Err(AttachError::Link(error)),
     };
     link::close(&connection);
     answer
 }
 
-async fn opened(
+/// Opens the desktop's stream of an attached link.
+pub(crate) async fn opened(
     attached: Attached,
-    gateway: SocketAddr,
+    candidate: &Candidate,
     control: Control,
+    from: u64,
+    next: Option<LinkNumber>,
 ) -> Result<Session, AttachError> {
     let (mut send, recv) = control.connection.open_bi().await.map_err(LinkError::Lost)?;
     link::say(&mut send, &Open { channel: Channel::Rdp }, LIMIT_BEFORE).await?;
-    Ok(Session { attached, gateway, send, recv, control })
+    let (gateway, receipt) = (candidate.address, Receipt::default());
+    let Expected::Gateway { id, .. } = &candidate.expected else {
+        return Err(AttachError::Refused(Code::TlsFailed.into()));
+    };
+    let id = id.clone();
+    Ok(Session { attached, gateway, send, recv, control, id, from, next, receipt })
 }
 
 impl Session {
+    /// Returns what the desktop sends next, at most `limit` bytes, and nothing at its
+    /// end. The gateway is told now and then that the caller has what was returned,
+    /// as it keeps the rest. Only for callers that never come back over another link.
+    ///
+    /// # Errors
+    ///
+    /// The link is lost, or the gateway dropped the stream.
+    pub async fn receive(&mut self, limit: usize) -> Result<Option<Bytes>, LinkError> {
+        if self.receipt.owed() >= ACK_BYTES && self.control.say.is_idle() {
+            self.control.acknowledge(self.receipt.say())?;
+        }
+        self.control.say.flush().await?;
+        let chunk = self.recv.read_chunk(limit, true).await.map_err(link::lost)?;
+        let Some(chunk) = chunk else { return Ok(None) };
+        self.receipt.wrote(chunk.bytes.len() as u64);
+        Ok(Some(chunk.bytes))
+    }
+
     /// Ends the session from this side: says why, waits a bounded while until
     /// the gateway has all that was sent, and closes the connection.
     pub async fn bye(self, code: Code) {
@@ -311,13 +334,22 @@ impl Control {
         self.hear.next(LIMIT_AFTER).await
     }
 
+    /// Begins to say how many of the desktop's bytes were written onward.
+    pub(crate) fn acknowledge(&mut self, received: u64) -> Result<(), LinkError> {
+        self.say.begin(&AgentMessage::Ack { channel: Channel::Rdp, received })
+    }
+
     /// Says why the agent closes, and waits until the gateway has it.
     ///
     /// The caller bounds the wait.
     pub async fn bye(&mut self, code: Code) {
-        if link::say(&mut self.say, &AgentMessage::Bye { code }, LIMIT_AFTER).await.is_ok() {
-            let _ = self.say.finish();
-            let _ = self.say.stopped().await;
+        let told = async {
+            self.say.flush().await?;
+            self.say.begin(&AgentMessage::Bye { code })?;
+            self.say.flush().await
+        };
+        if told.await.is_ok() {
+            self.say.finish().await;
         }
     }
 

@@ -118,6 +118,11 @@ impl Scene {
         };
         Ok(Self { rdp, user, secret, policy: answer.policy })
     }
+
+    /// Returns the same without the password, which is used once.
+    pub(crate) fn without_secret(&self) -> Self {
+        Self { rdp: self.rdp, user: self.user.clone(), secret: None, policy: self.policy }
+    }
 }
 
 /// A viewer that is ready.
@@ -155,9 +160,18 @@ impl Stage {
         }
     }
 
+    /// Tells whether the viewer can be shown the desktop from its beginning again.
+    pub(crate) fn may_restart(&self) -> bool {
+        match self {
+            Self::Forward(forward) => forward.is_open(),
+            Self::Process(_) | Self::Nothing => true,
+        }
+    }
+
     /// Shows the desktop until the viewer or the desktop ends, and says why.
+    /// Dropped, it ends the viewer.
     pub(crate) async fn show(
-        self,
+        &mut self,
         desktop: DesktopStream<'_>,
         scene: Scene,
     ) -> Result<Shown, ViewerError> {
@@ -183,7 +197,7 @@ impl Shown {
         let code = match &end {
             End::Viewer => Code::Disconnected,
             End::NotSecured(_) => Code::PinMismatch,
-            End::Desktop | End::Lost(_) => Code::DesktopLost,
+            End::Desktop | End::Lost => Code::DesktopLost,
         };
         Self { code, end: Some(end) }
     }

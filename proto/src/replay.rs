@@ -96,19 +96,16 @@ impl Replay {
         }
     }
 
-    /// Forgets what the other side has written onward. An offset that was
-    /// acknowledged before changes nothing.
+    /// Forgets what the other side has written onward, by its word on the present
+    /// link. An offset that was acknowledged before changes nothing.
     ///
     /// # Errors
     ///
-    /// Refuses what was never sent.
+    /// Refuses what was not sent on the present link: what the other side had from
+    /// the one before, it has said when this one began.
     pub fn acknowledge(&mut self, offset: u64) -> Result<(), BadOffset> {
-        if offset > self.highest {
-            return Err(self.bad(offset));
-        }
-        // It may have been sent on the link before, and not yet on this one.
         if offset > self.sent {
-            self.go_to(offset);
+            return Err(self.bad(offset));
         }
         self.acknowledged = self.acknowledged.max(offset);
         while let Some((start, bytes)) = self.chunks.front()
@@ -239,6 +236,9 @@ mod tests {
         assert_eq!(replay.resume(1), Err(bad(1)), "forgotten");
         assert_eq!(replay.acknowledge(1), Ok(()), "said before");
         assert_eq!(replay.unsent(), Some(bytes(6, 2)));
+        replay.resume(3).expect("kept");
+        assert!(replay.acknowledge(5).is_err(), "sent on the link before, not on this one");
+        assert_eq!(replay.unsent(), Some(bytes(3, 5)));
     }
 
     #[test]

@@ -10,7 +10,8 @@ use crate::viewer::{Shown, ViewerError};
 /// A port that waits for its one connection.
 #[derive(Debug)]
 pub(crate) struct Forward {
-    listener: TcpListener,
+    /// Until its one connection has come.
+    listener: Option<TcpListener>,
     address: SocketAddr,
 }
 
@@ -22,17 +23,23 @@ impl Forward {
         }
         let listener = TcpListener::bind(address).await.map_err(taken)?;
         let address = listener.local_addr().map_err(taken)?;
-        Ok(Self { listener, address })
+        Ok(Self { listener: Some(listener), address })
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    pub(crate) async fn show(self, desktop: DesktopStream<'_>) -> Shown {
-        let accepted = self.listener.accept().await;
+    /// Tells whether the one connection may still come.
+    pub(crate) fn is_open(&self) -> bool {
+        self.listener.is_some()
+    }
+
+    pub(crate) async fn show(&mut self, desktop: DesktopStream<'_>) -> Shown {
+        let Some(listener) = &self.listener else { return Shown::by(End::Viewer) };
+        let accepted = listener.accept().await;
         // One connection only: nobody else may come in beside it.
-        drop(self.listener);
+        self.listener = None;
         let Ok((stream, _)) = accepted else { return Shown::by(End::Viewer) };
         let _ = stream.set_nodelay(true);
         let (read, write) = stream.into_split();

@@ -70,7 +70,7 @@ impl Process {
     }
 
     pub(super) async fn show(
-        self,
+        &self,
         desktop: DesktopStream<'_>,
         scene: Scene,
     ) -> Result<Shown, ViewerError> {
@@ -98,7 +98,7 @@ impl Process {
             end = &mut bytes => match end {
                 // Not a byte more for it; the drop of `child` ends it.
                 End::NotSecured(_) => return Shown::by(end),
-                End::Viewer | End::Desktop | End::Lost(_) => {
+                End::Viewer | End::Desktop | End::Lost => {
                     (timeout(EXIT_WAIT, child.wait()).await.ok(), Some(end))
                 }
             },
@@ -115,7 +115,7 @@ impl Process {
         };
         // A viewer that lost its desktop may call that a disconnect.
         let code = match (&end, said) {
-            (Some(End::Desktop | End::Lost(_)), Code::Disconnected) => Code::DesktopLost,
+            (Some(End::Desktop | End::Lost), Code::Disconnected) => Code::DesktopLost,
             (_, said) => said,
         };
         Shown { code, end }

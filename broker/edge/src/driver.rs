@@ -7,6 +7,7 @@
 //! come in is decided by [`crate::endpoint`]. What is served next is [`schedule`].
 
 mod connection;
+mod desktop_side;
 mod doorbell;
 mod joined;
 mod newcomer;
@@ -37,8 +38,9 @@ use crate::endpoint::{CLOSE_DONE, Reception};
 use crate::metrics::Refusal;
 
 pub use self::connection::{Connection, NotExported};
+pub use self::desktop_side::{DesktopSide, REPLAY};
 pub use self::newcomer::HANDSHAKE_DEADLINE;
-pub use self::splice::{NotJoined, Parted, Splice, Way};
+pub use self::splice::{Account, NotJoined, Parted, Splice, Way};
 pub use self::stream::{RecvStream, SendStream};
 pub use self::traffic::Traffic;
 

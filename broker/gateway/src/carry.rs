@@ -9,11 +9,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quinn_proto::VarInt;
-use tegata_edge::driver::{NotJoined, RecvStream, SendStream, Way};
+use tegata_edge::driver::{DesktopSide, NotJoined, RecvStream, SendStream, Splice, Way};
 use tegata_edge::wire::{FrameReader, FrameWriter, WireError};
 use tegata_edge::{Connection, Link};
 use tegata_proto::code::Code;
+use tegata_proto::encoding::Secret;
 use tegata_proto::frame::LIMIT_AFTER;
+use tegata_proto::id::Incarnation;
+use tegata_proto::key::Thumbprint;
+use tegata_proto::replay::{ACK_BYTES, ACK_DELAY};
 use tegata_proto::session::{
     AgentMessage, Attached, Channel, GatewayMessage, GatewaySelf, Mode, Open,
 };
@@ -24,8 +28,8 @@ use tracing::{info, warn};
 
 use crate::dial::DialError;
 use crate::handler::{Gateway, LINGER, close, fault, last_word, stopping};
-use crate::redeem::{self, LinkEnd, LinkReport, Redeemed, Unreachable};
-use crate::relay::{Desktop, Progress};
+use crate::redeem::{self, Broker, LinkEnd, LinkReport, Redeemed, Renewal, Renewed, Unreachable};
+use crate::relay::Progress;
 use crate::sessions::Registration;
 
 /// By when an agent must have opened its channel after `attached`.
@@ -34,13 +38,28 @@ pub const CHANNEL_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a control frame may take to be handed to the agent's connection.
 pub const WRITE_DEADLINE: Duration = Duration::from_secs(5);
 
+/// When a broker is asked again that had no younger grant.
+const RENEW_AGAIN: Duration = Duration::from_mins(1);
+
 /// Code of a stream that is not wanted.
 const STREAM_REFUSED: VarInt = VarInt::from_u32(1);
+
+/// A link that the broker has redeemed.
+pub(crate) struct Course {
+    /// What the broker said.
+    pub(crate) redeemed: Redeemed,
+    /// What the agent has of the desktop's bytes, where its session is resumed.
+    pub(crate) received: Option<u64>,
+    /// The thumbprint of the agent's key.
+    pub(crate) jkt: Thumbprint,
+}
 
 /// How a link went.
 enum Outcome {
     /// The desktop could not be dialled.
     Unreachable(DialError),
+    /// What was to be resumed has gone meanwhile.
+    ResumeLost,
     /// It was carried, or the agent did not wait for it.
     Ended(LinkEnd),
 }
@@ -55,6 +74,54 @@ enum Heard {
     Fault(Code),
 }
 
+/// What is known of a link that must outlive the future that carries it.
+#[derive(Default)]
+struct Kept {
+    attached_at: Option<Instant>,
+    /// The desktop's side, before and after it is joined to the agent's stream.
+    side: Option<DesktopSide>,
+    splice: Option<Splice>,
+}
+
+/// The control conversation of a link.
+struct Control<'a> {
+    reader: &'a mut FrameReader,
+    writer: &'a mut FrameWriter,
+    renewing: Renewing<'a>,
+}
+
+/// Keeps an agent's resume grant young.
+struct Renewing<'a> {
+    broker: &'a dyn Broker,
+    renewal: Renewal,
+    at: Instant,
+}
+
+impl Kept {
+    /// Takes the desktop's side apart from the link, if it is to go on with another one
+    /// and can. Otherwise it is reset.
+    fn into_side(self, may_resume: bool) -> Option<DesktopSide> {
+        let Self { splice, side, .. } = self;
+        if may_resume { splice.and_then(Splice::detach).or(side) } else { None }
+    }
+}
+
+impl Renewing<'_> {
+    /// Returns the next grant when it is due.
+    async fn next(&mut self) -> Secret {
+        loop {
+            sleep_until(self.at).await;
+            match self.broker.renew(self.renewal).await {
+                Some(Renewed { grant, renew_after }) => {
+                    self.at = Instant::now() + renew_after.max(RENEW_AGAIN);
+                    return grant;
+                }
+                None => self.at = Instant::now() + RENEW_AGAIN,
+            }
+        }
+    }
+}
+
 impl Gateway {
     /// Carries a link that the broker has redeemed, tells its agent how it
     /// ended, and reports it exactly once.
@@ -64,22 +131,24 @@ impl Gateway {
         mut reader: FrameReader,
         mut writer: FrameWriter,
         registration: Registration,
-        redeemed: Redeemed,
+        course: Course,
     ) {
         let (sid, number) = registration.id();
-        let epoch = redeemed.epoch;
-        let mut attached_at = None;
+        let Redeemed { epoch, incarnation, hold_s, .. } = course.redeemed;
+        let mut kept = Kept::default();
         let outcome = tokio::select! {
             biased;
             stop = stopping(&registration, &link) => Outcome::Ended(stop.end()),
             outcome = self.run(
-                &link, &mut reader, &mut writer, &registration, redeemed, &mut attached_at,
+                &link, &mut reader, &mut writer, &registration, course, &mut kept,
             ) => outcome,
         };
-        registration.leave();
+        let attached_at = kept.attached_at;
         let end = match outcome {
             Outcome::Ended(end) => end,
+            Outcome::ResumeLost => LinkEnd::AgentFault(Code::ResumeLost),
             Outcome::Unreachable(failed) => {
+                registration.leave();
                 warn!(error = &failed as &dyn std::error::Error, "Desktop unreachable");
                 let report = Unreachable { sid, epoch, link: number, why: failed.failure() };
                 // Before the agent is told, so that its next login finds another desktop.
@@ -87,6 +156,14 @@ impl Gateway {
                 return self.refuse(&link, writer, Code::DesktopUnreachable.into()).await;
             }
         };
+        // What is not kept carries nothing from here on.
+        let side = kept.into_side(end.may_resume());
+        let hold = Duration::from_secs(hold_s.into());
+        let left = side.and_then(|side| registration.shelve(incarnation, side, hold));
+        if let (Some(side), LinkEnd::AgentGone) = (left, end) {
+            side.close();
+        }
+        registration.leave();
         let traffic = registration.traffic();
         let report = LinkReport {
             sid,
@@ -109,46 +186,80 @@ impl Gateway {
         reader: &mut FrameReader,
         writer: &mut FrameWriter,
         registration: &Registration,
-        redeemed: Redeemed,
-        attached_at: &mut Option<Instant>,
+        course: Course,
+        kept: &mut Kept,
     ) -> Outcome {
+        let Course { redeemed, received, jkt } = course;
         if let Err(stop) = registration.accept(redeemed.epoch, redeemed.target).await {
             return Outcome::Ended(stop.end());
         }
         let begun = Instant::now();
-        let dialled = tokio::select! {
-            _ = link.connection.closed() => return Outcome::Ended(LinkEnd::AgentGone),
-            dialled = self.targets.dial(redeemed.target) => dialled,
-        };
-        let desktop = match dialled {
-            Ok(socket) => Desktop::new(socket),
-            Err(failed) => return Outcome::Unreachable(failed),
+        let held = registration.unshelve(received.map(|_| redeemed.incarnation));
+        let side = match (held, received) {
+            (Some(mut side), Some(received)) => {
+                if side.resume(received).is_err() {
+                    // It has gone on since it was asked; it is kept for a better attach.
+                    kept.side = Some(side);
+                    return Outcome::ResumeLost;
+                }
+                side
+            }
+            (None, Some(_)) => return Outcome::ResumeLost,
+            (_, None) => {
+                let dialled = tokio::select! {
+                    _ = link.connection.closed() => return Outcome::Ended(LinkEnd::AgentGone),
+                    dialled = self.targets.dial(redeemed.target) => dialled,
+                };
+                let socket = dialled.and_then(|s| s.into_std().map_err(DialError::Refused));
+                match socket {
+                    Ok(socket) => DesktopSide::new(socket),
+                    Err(failed) => return Outcome::Unreachable(failed),
+                }
+            }
         };
         let took = begun.elapsed();
-        self.metrics.dialled(took);
+        if received.is_none() {
+            self.metrics.dialled(took);
+        }
 
         let (sid, number) = registration.id();
-        let report = redeem::Attached { sid, epoch: redeemed.epoch, link: number, took };
-        let attached = GatewayMessage::Attached(Box::new(self.attached(registration, redeemed)));
+        let (epoch, incarnation) = (redeemed.epoch, redeemed.incarnation);
+        let renewal = Renewal { sid, epoch, link: number, jkt };
+        let renew_after = redeemed.renew_after;
+        let report = redeem::Attached { sid, epoch, link: number, took };
+        let attached = self.attached(registration, redeemed, received.map(|_| side.received()));
+        kept.side = Some(side);
+        let attached = GatewayMessage::Attached(Box::new(attached));
         let told = writer.write(&attached, LIMIT_AFTER, Instant::now() + WRITE_DEADLINE);
         // Both at once: the agent opens its channel while the broker commits.
         let ((), told) = tokio::join!(self.broker.attached(report), told);
         if told.is_err() {
             return Outcome::Ended(LinkEnd::AgentGone);
         }
-        *attached_at = Some(Instant::now());
-        info!("Link attached");
-        Outcome::Ended(converse(&link.connection, reader, writer, desktop, registration).await)
+        kept.attached_at = Some(Instant::now());
+        info!(resumed = received.is_some(), "Link attached");
+        let at = Instant::now() + renew_after;
+        let renewing = Renewing { broker: &*self.broker, renewal, at };
+        let control = Control { reader, writer, renewing };
+        let joined = converse(&link.connection, control, registration, incarnation, kept).await;
+        Outcome::Ended(joined)
     }
 
-    fn attached(&self, registration: &Registration, redeemed: Redeemed) -> Attached {
+    /// Returns the answer to an agent; `received` is what was written to the desktop of
+    /// a session that is resumed.
+    fn attached(
+        &self,
+        registration: &Registration,
+        redeemed: Redeemed,
+        received: Option<u64>,
+    ) -> Attached {
         let (sid, link) = registration.id();
         Attached {
             sid,
             link,
             incarnation: redeemed.incarnation,
-            received: [(Channel::Rdp, 0)].into(),
-            mode: Mode::Fresh,
+            received: [(Channel::Rdp, received.unwrap_or(0))].into(),
+            mode: if received.is_some() { Mode::Resumed } else { Mode::Fresh },
             gateway: GatewaySelf {
                 id: self.identity.id.clone(),
                 direct_addresses: self.identity.direct_addresses.clone(),
@@ -190,63 +301,79 @@ impl Gateway {
 /// Opens the agent's channel, carries it, and listens to the agent meanwhile.
 async fn converse(
     connection: &Connection,
-    reader: &mut FrameReader,
-    writer: &mut FrameWriter,
-    desktop: Desktop,
+    mut control: Control<'_>,
     registration: &Registration,
+    incarnation: Incarnation,
+    kept: &mut Kept,
 ) -> LinkEnd {
     let desktop_closed = Notify::new();
-    let mut heard = pin!(listen(reader, writer, &desktop_closed));
     // A channel that is open is carried, though its agent may have taken its
     // leave by now.
     let channel = tokio::select! {
         biased;
         channel = open_channel(connection) => channel,
-        heard = &mut heard => return heard.into(),
+        heard = control.listen(None, &desktop_closed) => return heard.into(),
     };
     let (send, recv) = match channel {
         Ok(channel) => channel,
         Err(error) => return fault(&error).map_or(LinkEnd::AgentGone, LinkEnd::AgentFault),
     };
     let traffic = Arc::clone(registration.traffic());
-    let splice = desktop.into_socket().map_err(NotJoined::Socket);
-    let splice = splice.and_then(|socket| connection.splice(send, recv, socket, traffic));
-    let splice = match splice {
-        Ok(splice) => splice,
-        Err(NotJoined::Lost(_)) => return LinkEnd::AgentGone,
+    let side = kept.side.take().expect("it was put there before this");
+    let splice = match connection.splice(send, recv, side, traffic) {
+        Ok(splice) => kept.splice.insert(splice),
+        Err(NotJoined::Lost { side, .. }) => {
+            kept.side = Some(*side);
+            return LinkEnd::AgentGone;
+        }
         Err(failed @ NotJoined::Socket(_)) => {
             warn!(error = &failed as &dyn std::error::Error, "Desktop not joined");
             return LinkEnd::DesktopClosed { viewer: None };
         }
     };
-    let mut progress = Progress::default();
+    registration.carries(incarnation, splice.account());
+    let end = carried(connection, &mut control, splice, &desktop_closed).await;
+    if !end.may_resume()
+        && let Some(splice) = kept.splice.take()
     {
-        let (mut up, mut down) = (pin!(splice.parted(Way::Up)), pin!(splice.parted(Way::Down)));
-        let mut gone = pin!(refuse_streams(connection));
-        while !progress.is_over() {
-            // What carries comes first, so that the last bytes are not lost to
-            // the news that their sender has gone.
-            tokio::select! {
-                biased;
-                parted = &mut up, if progress.is_open(Way::Up) => {
-                    progress.parted(Way::Up, &parted, Instant::now());
-                }
-                parted = &mut down, if progress.is_open(Way::Down) => {
-                    if progress.parted(Way::Down, &parted, Instant::now()) {
-                        desktop_closed.notify_one();
-                    }
-                }
-                heard = &mut heard, if progress.is_listening() => match heard {
-                    Heard::Bye(code) => progress.bye(code, Instant::now()),
-                    Heard::Gone => break,
-                    Heard::Fault(code) => return LinkEnd::AgentFault(code),
-                },
-                () = &mut gone => break,
-                () = at(progress.until()) => break,
+        splice.close();
+    }
+    end
+}
+
+/// Waits until what is carried has come to its end.
+async fn carried(
+    connection: &Connection,
+    control: &mut Control<'_>,
+    splice: &Splice,
+    desktop_closed: &Notify,
+) -> LinkEnd {
+    let mut progress = Progress::default();
+    let (mut up, mut down) = (pin!(splice.parted(Way::Up)), pin!(splice.parted(Way::Down)));
+    let mut heard = pin!(control.listen(Some(splice), desktop_closed));
+    let mut gone = pin!(refuse_streams(connection));
+    while !progress.is_over() {
+        // What carries comes first, so that the last bytes are not lost to
+        // the news that their sender has gone.
+        tokio::select! {
+            biased;
+            parted = &mut up, if progress.is_open(Way::Up) => {
+                progress.parted(Way::Up, &parted, Instant::now());
             }
+            parted = &mut down, if progress.is_open(Way::Down) => {
+                if progress.parted(Way::Down, &parted, Instant::now()) {
+                    desktop_closed.notify_one();
+                }
+            }
+            heard = &mut heard, if progress.is_listening() => match heard {
+                Heard::Bye(code) => progress.bye(code, Instant::now()),
+                Heard::Gone => break,
+                Heard::Fault(code) => return LinkEnd::AgentFault(code),
+            },
+            () = &mut gone => break,
+            () = at(progress.until()) => break,
         }
     }
-    splice.close();
     progress.end()
 }
 
@@ -260,29 +387,71 @@ impl From<Heard> for LinkEnd {
     }
 }
 
-/// Reads control frames until the agent leaves or breaks a rule, and tells it
-/// when its desktop has closed.
-async fn listen(
-    reader: &mut FrameReader,
-    writer: &mut FrameWriter,
-    desktop_closed: &Notify,
-) -> Heard {
-    loop {
-        consume_budget().await;
-        let word = tokio::select! {
-            () = desktop_closed.notified() => GatewayMessage::End { cause: Code::DesktopLost },
-            message = reader.next(LIMIT_AFTER) => match message {
-                Ok(AgentMessage::Bye { code }) => return Heard::Bye(code),
-                Ok(AgentMessage::Ack { .. }) => continue,
-                Ok(AgentMessage::Unsupported) => GatewayMessage::Error(Code::Unsupported.into()),
-                Ok(AgentMessage::Attach(_)) => return Heard::Fault(Code::Malformed),
-                Err(error) => return fault(&error).map_or(Heard::Gone, Heard::Fault),
-            },
-        };
-        if let Err(error) = writer.write(&word, LIMIT_AFTER, Instant::now() + WRITE_DEADLINE).await
-        {
-            return fault(&error).map_or(Heard::Gone, Heard::Fault);
+impl Control<'_> {
+    /// Reads control frames until the agent leaves or breaks a rule, and tells it
+    /// what it has to know: how much reached its desktop, when that has closed, and
+    /// each new grant.
+    async fn listen(&mut self, splice: Option<&Splice>, desktop_closed: &Notify) -> Heard {
+        let Self { reader, writer, renewing } = self;
+        let mut owed_until = None;
+        loop {
+            consume_budget().await;
+            let acknowledged = |splice: &Splice| GatewayMessage::Ack {
+                channel: Channel::Rdp,
+                received: splice.say(),
+            };
+            let word = tokio::select! {
+                () = desktop_closed.notified() => GatewayMessage::End { cause: Code::DesktopLost },
+                grant = renewing.next() => GatewayMessage::Grant { grant },
+                _ = owed(splice, 1), if owed_until.is_none() => {
+                    owed_until = Some(Instant::now() + ACK_DELAY);
+                    continue;
+                }
+                splice = due(splice, owed_until) => {
+                    owed_until = None;
+                    acknowledged(splice)
+                }
+                message = reader.next(LIMIT_AFTER) => match message {
+                    Ok(AgentMessage::Bye { code }) => return Heard::Bye(code),
+                    Ok(AgentMessage::Ack { channel: Channel::Rdp, received }) => {
+                        match splice.map(|splice| splice.acknowledged(received)) {
+                            Some(Ok(())) => continue,
+                            // Nothing has passed yet.
+                            None if received == 0 => continue,
+                            Some(Err(_)) | None => return Heard::Fault(Code::Malformed),
+                        }
+                    }
+                    Ok(AgentMessage::Unsupported) => {
+                        GatewayMessage::Error(Code::Unsupported.into())
+                    }
+                    Ok(AgentMessage::Attach(_)) => return Heard::Fault(Code::Malformed),
+                    Err(error) => return fault(&error).map_or(Heard::Gone, Heard::Fault),
+                },
+            };
+            let deadline = Instant::now() + WRITE_DEADLINE;
+            if let Err(error) = writer.write(&word, LIMIT_AFTER, deadline).await {
+                return fault(&error).map_or(Heard::Gone, Heard::Fault);
+            }
         }
+    }
+}
+
+/// Waits until the agent is owed word of at least so many bytes.
+async fn owed(splice: Option<&Splice>, bytes: u64) -> &Splice {
+    match splice {
+        Some(splice) => {
+            splice.owed(bytes).await;
+            splice
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits until the agent must be told what reached its desktop.
+async fn due(splice: Option<&Splice>, until: Option<Instant>) -> &Splice {
+    tokio::select! {
+        splice = owed(splice, ACK_BYTES) => splice,
+        () = at(until) => owed(splice, 0).await,
     }
 }
 

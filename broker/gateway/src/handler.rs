@@ -16,11 +16,12 @@ use tegata_proto::code::Code;
 use tegata_proto::frame::LIMIT_BEFORE;
 use tegata_proto::id::{GatewayGroup, GatewayId, LinkNumber};
 use tegata_proto::login::Failure;
-use tegata_proto::session::{AgentMessage, Attach, GatewayMessage};
+use tegata_proto::session::{AgentMessage, Attach, Channel, GatewayMessage};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::{Instrument as _, debug, info_span, warn};
 use uuid::Uuid;
 
+use crate::carry::Course;
 use crate::dial::TargetPolicy;
 use crate::metrics::Metrics;
 use crate::proof::{purpose_of, thumbprint, verify_proof};
@@ -146,9 +147,6 @@ impl Gateway {
         if *number < LinkNumber::FIRST {
             return Err(Code::LinkStale.into());
         }
-        if attach.resume.is_some() {
-            return Err(Code::ResumeLost.into());
-        }
         Ok(claims)
     }
 
@@ -171,8 +169,18 @@ impl Gateway {
                     return self.refuse_unasked(&link, writer, refusal, Some(attach)).await;
                 }
             };
+        let resume = attach.resume.as_ref().map(|resume| {
+            let received = resume.received.get(&Channel::Rdp).copied();
+            (resume.incarnation, received.unwrap_or(0))
+        });
+        // A session that goes on elsewhere, or not at all, is left as it is.
+        if resume.is_some_and(|(on, received)| !registration.may_resume(on, received)) {
+            drop(registration);
+            let lost = Code::ResumeLost.into();
+            return self.refuse_unasked(&link, writer, lost, Some(attach)).await;
+        }
         let Attach { right, key, link: number, proof, .. } = attach;
-        let sid = claims.sid;
+        let (sid, jkt) = (claims.sid, claims.cnf.jkt);
         let mut redeem = self.broker.redeem(RedeemRequest {
             right,
             claims,
@@ -184,13 +192,16 @@ impl Gateway {
             boot: self.identity.boot,
             remote: link.remote,
             class,
+            resume: resume.map(|(incarnation, _)| incarnation),
         });
         let (refusal, end) = tokio::select! {
             biased;
             stop = stopping(&registration, &link) => (stop.code().into(), stop.end()),
             answer = &mut redeem => match answer {
                 Ok(redeemed) => {
-                    return self.carry(link, reader, writer, registration, redeemed).await;
+                    let received = resume.map(|(_, received)| received);
+                    let course = Course { redeemed, received, jkt };
+                    return self.carry(link, reader, writer, registration, course).await;
                 }
                 Err(refused) => {
                     drop(registration);

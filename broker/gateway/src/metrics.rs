@@ -21,6 +21,7 @@ const DIAL_BUCKETS: [f64; 9] = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 5.
 #[derive(Clone)]
 pub struct Metrics {
     links: Family<ClassLabel, Gauge>,
+    held: Gauge,
     ends: Family<EndLabel, Counter>,
     refusals: Family<CodeLabel, Counter>,
     dials: Histogram,
@@ -44,19 +45,31 @@ struct CodeLabel {
 }
 
 impl Metrics {
+    /// Counts a desktop that is kept connected, unless it takes another's place.
+    pub(crate) fn held(&self, another: bool) {
+        self.held.inc_by(i64::from(another));
+    }
+
+    /// Counts desktops that are kept no longer.
+    pub(crate) fn let_go(&self, desktops: usize) {
+        self.held.dec_by(i64::try_from(desktops).unwrap_or(i64::MAX));
+    }
+
     /// Starts all at zero and registers them.
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self {
             links: Family::default(),
+            held: Gauge::default(),
             ends: Family::default(),
             refusals: Family::default(),
             dials: Histogram::new(DIAL_BUCKETS),
             bytes_up: Counter::default(),
             bytes_down: Counter::default(),
         };
-        let Self { links, ends, refusals, dials, bytes_up, bytes_down } = metrics.clone();
+        let Self { links, held, ends, refusals, dials, bytes_up, bytes_down } = metrics.clone();
         let registry = registry.sub_registry_with_prefix("gateway");
         registry.register("sessions", "Sessions carried now, by class of network", links);
+        registry.register("held", "Sessions without a link whose desktop is kept connected", held);
         registry.register("link_ends", "Links that ended, by what ended them", ends);
         registry.register("attach_refusals", "Attaches refused, by code", refusals);
         let help = "Time until a desktop accepted a connection";

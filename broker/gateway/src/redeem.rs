@@ -13,7 +13,7 @@ use tegata_proto::claims::Claims;
 use tegata_proto::code::Code;
 use tegata_proto::encoding::Secret;
 use tegata_proto::id::{Epoch, GatewayId, Incarnation, LinkNumber, SessionId};
-use tegata_proto::key::PublicKey;
+use tegata_proto::key::{PublicKey, Thumbprint};
 use tegata_proto::policy::{Policy, Protocol};
 use tegata_proto::proof::{EXPORTER_LEN, Proof};
 use tegata_proto::session::Right;
@@ -35,6 +35,10 @@ pub trait Broker: Send + Sync + 'static {
     ///
     /// Refuses with the code that the agent is told, or cannot answer now.
     async fn redeem(&self, request: RedeemRequest) -> Result<Redeemed, Refused>;
+
+    /// Signs a younger resume grant for a session that goes on; nothing if it does not,
+    /// or cannot be asked about now.
+    async fn renew(&self, renewal: Renewal) -> Option<Renewed>;
 
     /// Learns that the desktop was reached. No byte of the desktop's passes before
     /// this returns, so a broker that dies knows which desktops were used.
@@ -75,6 +79,9 @@ pub struct RedeemRequest {
     pub remote: SocketAddr,
     /// The class of the agent's network.
     pub class: NetworkClass,
+    /// The connection to the desktop that is still here and goes on, for a session
+    /// that is resumed; otherwise the desktop is dialled.
+    pub resume: Option<Incarnation>,
 }
 
 /// A link of the claims' session that may be carried.
@@ -88,7 +95,8 @@ pub struct Redeemed {
     pub protocol: Protocol,
     /// What the pool allows here and now.
     pub policy: Policy,
-    /// Which of its connections to the desktop the session is on.
+    /// Which of its connections to the desktop the session is on: the one that is
+    /// resumed, or a new one.
     pub incarnation: Incarnation,
     /// How long the gateway carries on without its broker, in seconds.
     pub lease_s: u32,
@@ -96,6 +104,30 @@ pub struct Redeemed {
     pub hold_s: u32,
     /// A younger resume grant for the agent.
     pub grant: Option<Secret>,
+    /// When the gateway should ask for the next one.
+    pub renew_after: Duration,
+}
+
+/// A wish for a younger resume grant, for an agent whose link is carried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Renewal {
+    /// The session.
+    pub sid: SessionId,
+    /// The epoch of its assignment.
+    pub epoch: Epoch,
+    /// The link that is carried.
+    pub link: LinkNumber,
+    /// The thumbprint of the key that its proof was made with.
+    pub jkt: Thumbprint,
+}
+
+/// A younger resume grant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Renewed {
+    /// Compact JWT.
+    pub grant: Secret,
+    /// When to ask for the next one.
+    pub renew_after: Duration,
 }
 
 /// Why a link may not be carried.
@@ -228,6 +260,19 @@ pub enum LinkEnd {
 }
 
 impl LinkEnd {
+    /// Tells whether the session may go on over another link, with the same connection
+    /// to its desktop.
+    pub fn may_resume(self) -> bool {
+        match self {
+            Self::AgentGone | Self::AgentFault(_) | Self::Superseded => true,
+            Self::AgentBye(_)
+            | Self::DesktopClosed { .. }
+            | Self::Ended(_)
+            | Self::Draining
+            | Self::Unanswered => false,
+        }
+    }
+
     /// Returns a short name for logs and metrics.
     pub fn as_str(self) -> &'static str {
         match self {

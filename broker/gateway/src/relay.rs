@@ -1,13 +1,10 @@
-//! What the gateway decides about a desktop's connection and the stream joined to
-//! it: how its socket goes, and when a conversation that has begun to end is over.
-//! The bytes themselves are carried by `tegata_edge::driver`.
+//! When a conversation about a desktop that has begun to end is over. The bytes
+//! themselves are carried by `tegata_edge::driver`.
 
-use std::io;
 use std::time::Duration;
 
 use tegata_edge::driver::{Parted, Way};
 use tegata_proto::code::Code;
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::redeem::LinkEnd;
@@ -18,30 +15,6 @@ pub const FAREWELL: Duration = Duration::from_secs(10);
 
 /// How long bytes may still be on their way after the agent's side has ended.
 pub const AFTERMATH: Duration = Duration::from_secs(2);
-
-/// A desktop's connection that is joined to nothing yet. Dropped, it is reset.
-pub(crate) struct Desktop(Option<TcpStream>);
-
-impl Desktop {
-    /// Takes a connection into keeping.
-    pub(crate) fn new(socket: TcpStream) -> Self {
-        Self(Some(socket))
-    }
-
-    /// Gives it away, as a socket that does not block.
-    pub(crate) fn into_socket(mut self) -> io::Result<std::net::TcpStream> {
-        self.0.take().expect("only this takes it").into_std()
-    }
-}
-
-impl Drop for Desktop {
-    fn drop(&mut self) {
-        if let Some(socket) = &self.0 {
-            // A socket that refuses the option is closed in order instead.
-            let _ = socket.set_zero_linger();
-        }
-    }
-}
 
 /// How far the conversation about one channel has come.
 #[derive(Debug, Default)]

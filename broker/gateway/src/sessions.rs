@@ -3,23 +3,32 @@
 //! A link is registered before its broker is asked, so that a session that ends
 //! between the broker's answer and the first byte has nothing that could come
 //! up later. The registry decides between links of one session by their number
-//! alone; it knows no ticket and touches no socket.
+//! alone; it knows no ticket and carries nothing. What it keeps is the desktop's side
+//! of a session that has lost its link, until the next one comes for it or the
+//! pool's `hold` is over.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use tegata_edge::driver::Traffic;
+use tegata_edge::driver::{Account, DesktopSide, Traffic};
 use tegata_edge::network::NetworkClass;
 use tegata_proto::code::Code;
-use tegata_proto::id::{Epoch, LinkNumber, SessionId};
+use tegata_proto::id::{Epoch, Incarnation, LinkNumber, SessionId};
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
 
 /// How many links of one session may be attaching or carried at a time.
 pub const LINKS_MAX: usize = 8;
+
+/// How long the desktop's side of a superseded link waits for the link that took its
+/// place, where the pool's `hold` is shorter.
+const HANDOVER: Duration = Duration::from_secs(10);
+
+/// How often sessions without a link are looked at.
+const HOLDS_LOOKED_AT: Duration = Duration::from_secs(1);
 
 /// The links of all sessions here.
 pub struct Sessions {
@@ -33,12 +42,20 @@ struct Table {
     sessions: HashMap<SessionId, Entry>,
 }
 
-/// One session, as long as it has a link here. Afterwards the broker alone
-/// remembers its numbers.
+/// One session, as long as it has a link here, or its desktop's side is held.
+/// Afterwards the broker alone remembers its numbers.
 #[derive(Default)]
 struct Entry {
     accepted: Option<LinkNumber>,
     links: Vec<Arc<Link>>,
+    held: Option<Held>,
+}
+
+/// The desktop's side of a session without a link.
+struct Held {
+    incarnation: Incarnation,
+    side: DesktopSide,
+    until: Instant,
 }
 
 struct Link {
@@ -51,6 +68,8 @@ struct Link {
     stop: CancellationToken,
     stopped: CancellationToken,
     traffic: Arc<Traffic>,
+    /// What it carries, once it does.
+    carried: OnceLock<(Incarnation, Account)>,
 }
 
 struct Accepted {
@@ -154,14 +173,16 @@ impl Sessions {
                 self.metrics.bytes_up.clone(),
                 self.metrics.bytes_down.clone(),
             )),
+            carried: OnceLock::new(),
         });
         table.sessions.entry(sid).or_default().links.push(link.clone());
         drop(table);
         Ok(Registration { sessions: self.clone(), link })
     }
 
-    /// Ends every link of a session, carried or attaching, and returns once the
-    /// last one carries nothing any more; `None` if there was none.
+    /// Ends every link of a session, carried or attaching, and its desktop's connection,
+    /// and returns once the last one carries nothing any more; `None` if there was
+    /// neither.
     ///
     /// The broker commits the end first: a link that asks later is refused there.
     pub async fn end(&self, sid: SessionId, cause: Code) -> Option<Ended> {
@@ -176,6 +197,8 @@ impl Sessions {
         for link in &links {
             link.stopped.cancelled().await;
         }
+        // A link that was superseded just before has left its side here.
+        self.let_go(sid);
         Some(Ended { last_byte_at: links.iter().filter_map(|l| l.traffic.last_byte_at()).max() })
     }
 
@@ -198,6 +221,43 @@ impl Sessions {
         for link in &links {
             link.stopped.cancelled().await;
         }
+        self.let_go_of(|_| true);
+    }
+
+    /// Lets desktops go whose `hold` is over, or who have closed, for ever.
+    pub async fn watch_holds(&self) {
+        loop {
+            tokio::time::sleep(HOLDS_LOOKED_AT).await;
+            let now = Instant::now();
+            self.let_go_of(|held| held.until <= now || held.side.is_closed());
+        }
+    }
+
+    /// Lets the desktop's side of a session go, if it is held.
+    fn let_go(&self, sid: SessionId) {
+        let mut table = self.table();
+        let held = table.sessions.get_mut(&sid).and_then(|entry| entry.held.take());
+        table.tidy(sid);
+        drop(table);
+        self.metrics.let_go(usize::from(held.is_some()));
+    }
+
+    fn let_go_of(&self, which: impl Fn(&Held) -> bool) {
+        let mut table = self.table();
+        let gone: Vec<SessionId> = table
+            .sessions
+            .iter()
+            .filter(|(_, entry)| entry.held.as_ref().is_some_and(&which))
+            .map(|(sid, _)| *sid)
+            .collect();
+        for sid in &gone {
+            if let Some(entry) = table.sessions.get_mut(sid) {
+                entry.held = None;
+            }
+            table.tidy(*sid);
+        }
+        drop(table);
+        self.metrics.let_go(gone.len());
     }
 
     /// Lists every link that the broker and this registry have accepted.
@@ -209,6 +269,19 @@ impl Sessions {
     fn table(&self) -> MutexGuard<'_, Table> {
         // Every change of the table is whole before anything in it can panic.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    /// Forgets a session that has nothing here.
+    fn tidy(&mut self, sid: SessionId) {
+        if self
+            .sessions
+            .get(&sid)
+            .is_some_and(|entry| entry.links.is_empty() && entry.held.is_none())
+        {
+            self.sessions.remove(&sid);
+        }
     }
 }
 
@@ -283,6 +356,60 @@ impl Registration {
         Ok(())
     }
 
+    /// Tells whether the session is on this connection to its desktop here, and could
+    /// go on from this offset.
+    pub(crate) fn may_resume(&self, incarnation: Incarnation, received: u64) -> bool {
+        let table = self.sessions.table();
+        let Some(entry) = table.sessions.get(&self.link.sid) else { return false };
+        let held = entry.held.as_ref().filter(|held| held.incarnation == incarnation);
+        held.is_some_and(|held| held.side.may_resume(received))
+            || entry
+                .links
+                .iter()
+                .filter_map(|link| link.carried.get())
+                .any(|(on, account)| *on == incarnation && account.may_resume(received))
+    }
+
+    /// Notes what the link carries.
+    pub(crate) fn carries(&self, incarnation: Incarnation, account: Account) {
+        // A link carries one thing.
+        let _ = self.link.carried.set((incarnation, account));
+    }
+
+    /// Keeps the desktop's side for the session's next link, or gives it back where
+    /// there is no time to keep it.
+    pub(crate) fn shelve(
+        &self,
+        incarnation: Incarnation,
+        side: DesktopSide,
+        hold: Duration,
+    ) -> Option<DesktopSide> {
+        let superseded = matches!(self.link.cause.get(), Some(Stop::Superseded));
+        let hold = if superseded { hold.max(HANDOVER) } else { hold };
+        if hold.is_zero() {
+            return Some(side);
+        }
+        let kept = Held { incarnation, side, until: Instant::now() + hold };
+        let mut table = self.sessions.table();
+        // The link itself is in it until it leaves.
+        if let Some(entry) = table.sessions.get_mut(&self.link.sid) {
+            let older = entry.held.replace(kept);
+            drop(table);
+            self.sessions.metrics.held(older.is_none());
+        }
+        None
+    }
+
+    /// Takes the desktop's side that was kept for this link, if it is still there and
+    /// of this incarnation. Another one is let go: the desktop is dialled again.
+    pub(crate) fn unshelve(&self, incarnation: Option<Incarnation>) -> Option<DesktopSide> {
+        let mut table = self.sessions.table();
+        let held = table.sessions.get_mut(&self.link.sid)?.held.take();
+        drop(table);
+        self.sessions.metrics.let_go(usize::from(held.is_some()));
+        held.filter(|held| Some(held.incarnation) == incarnation).map(|held| held.side)
+    }
+
     /// Waits until the link has to stop.
     pub(crate) async fn stopping(&self) -> Stop {
         self.link.stop.cancelled().await;
@@ -305,10 +432,8 @@ impl Registration {
         let link = &self.link;
         if let Some(entry) = table.sessions.get_mut(&link.sid) {
             entry.links.retain(|other| !Arc::ptr_eq(other, link));
-            if entry.links.is_empty() {
-                table.sessions.remove(&link.sid);
-            }
         }
+        table.tidy(link.sid);
         drop(table);
         if !link.stopped.is_cancelled() {
             link.stopped.cancel();

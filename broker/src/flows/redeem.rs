@@ -13,8 +13,8 @@ use tegata_domain::time::Timestamp;
 use tegata_edge::source::Prefix;
 use tegata_gateway::proof::{purpose_of, sha256, thumbprint, verify_proof};
 use tegata_gateway::redeem::{
-    Attached, Broker, LinkEnd, LinkReport, RedeemRequest, Redeemed, Refused, RefusedAttach, Shown,
-    Unreachable,
+    Attached, Broker, LinkEnd, LinkReport, RedeemRequest, Redeemed, Refused, RefusedAttach,
+    Renewal, Renewed, Shown, Unreachable,
 };
 use tegata_gateway::verify::{TokenKeys, TokenKind};
 use tegata_proto::code::Code;
@@ -114,6 +114,7 @@ impl RedeemDesk {
             lease_s: seconds(LEASE),
             hold_s: seconds(redeemed.hold),
             grant: None,
+            renew_after: LEASE,
         })
     }
 
@@ -203,6 +204,10 @@ impl Broker for RedeemDesk {
             Err(Refused::Busy { .. }) => self.metrics.redeem(Some(Code::Busy)),
         }
         outcome
+    }
+
+    async fn renew(&self, _renewal: Renewal) -> Option<Renewed> {
+        None
     }
 
     async fn refused(&self, report: RefusedAttach) {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use serde_json::json;
 use tegata_agent::Session;
+use tegata_proto::session::GatewayMessage;
 use tokio::task::JoinSet;
 
 use super::arguments::Arguments;
@@ -118,11 +119,16 @@ async fn attach(site: &Site, sessions: u32) -> Result<Vec<Session>> {
     Ok(held)
 }
 
-/// Tells whether the gateway has said nothing, as one that carries a session does.
+/// Tells whether the gateway has said nothing that ends a session.
 async fn still_there(session: &mut Session) -> bool {
-    tokio::select! {
-        biased;
-        _ended = session.control.next() => false,
-        () = std::future::ready(()) => true,
+    loop {
+        tokio::select! {
+            biased;
+            heard = session.control.next() => match heard {
+                Ok(GatewayMessage::Ack { .. } | GatewayMessage::Grant { .. }) => {}
+                _ended => return false,
+            },
+            () = std::future::ready(()) => return true,
+        }
     }
 }

@@ -73,8 +73,7 @@ impl Line {
     pub(super) async fn receive(&mut self) -> Result<usize> {
         let count = match &mut self.carrier {
             Carrier::Session(session) => {
-                let chunk = session.recv.read_chunk(READ_MAX, true).await?;
-                chunk.map_or(0, |chunk| chunk.bytes.len())
+                session.receive(READ_MAX).await?.map_or(0, |bytes| bytes.len())
             }
             Carrier::Tls(stream) => stream.read(&mut self.buffer).await?,
             Carrier::Plain(stream) => stream.read(&mut self.buffer).await?,

@@ -101,6 +101,12 @@ impl Doorbell {
         Ok(epoll::add(&self.epoll, socket, data, On::IN | On::OUT | On::RDHUP | On::ET)?)
     }
 
+    /// Takes a desktop's socket out that stays open.
+    pub(super) fn forget(&self, socket: impl AsFd) {
+        // Fails only where it is not in.
+        let _ = epoll::delete(&self.epoll, socket);
+    }
+
     /// Says whether the driver waits for room in the UDP socket.
     pub(super) fn await_room(&self, udp: impl AsFd, wanted: bool) -> io::Result<()> {
         let out = if wanted { epoll::EventFlags::OUT } else { epoll::EventFlags::empty() };

@@ -1,23 +1,23 @@
 //! How the driver carries between a stream and a desktop's socket, without a task
 //! or a buffer while nothing moves.
 //!
-//! Knows no ticket, no session and no RDP. Each direction holds at most one
-//! read's bytes and waits for whoever is slower, so a peer that reads nothing
-//! stops its own sender and nobody else.
+//! Knows no ticket, no session and no RDP. Upwards at most one read's bytes are held,
+//! downwards what the agent has not acknowledged, up to [`REPLAY`]; then whoever is
+//! faster waits, so a peer that reads nothing stops its own sender and nobody else.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::task::{Poll, Waker};
-use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
 use quinn_proto::{ReadError, StreamId, WriteError};
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll::EventFlags;
-use socket2::SockRef;
+use tegata_proto::replay::BadOffset;
 
+use super::desktop_side::DesktopSide;
 use super::splice::{Parted, Way};
 use super::traffic::Traffic;
 
@@ -32,7 +32,7 @@ const STEPS_PER_TURN: usize = 8;
 
 /// What the driver keeps of a splice.
 pub(super) struct Joined {
-    desktop: TcpStream,
+    side: DesktopSide,
     traffic: Arc<Traffic>,
     up: Up,
     down: Down,
@@ -41,6 +41,8 @@ pub(super) struct Joined {
     readable: bool,
     writable: bool,
     hung_up: bool,
+    /// Who waits for bytes to acknowledge.
+    owed: Option<Waker>,
 }
 
 struct Up {
@@ -56,7 +58,6 @@ struct Up {
 struct Down {
     stream: StreamId,
     ready: bool,
-    chunk: Bytes,
     end: End,
 }
 
@@ -64,7 +65,10 @@ struct Down {
 pub(super) enum End {
     Open(Option<Waker>),
     Reached(Parted),
-    Told,
+    /// Whether it was the agent's connection that went.
+    Told {
+        agent_gone: bool,
+    },
 }
 
 /// What a turn has done.
@@ -83,17 +87,45 @@ pub(super) struct Scratch(Vec<u8>);
 impl Joined {
     /// Takes both ends into keeping; nothing is known of them yet.
     pub(super) fn new(
-        desktop: TcpStream,
+        side: DesktopSide,
         from_agent: StreamId,
         to_agent: StreamId,
         traffic: Arc<Traffic>,
     ) -> Self {
         let (up, down) = (Up::new(from_agent), Down::new(to_agent));
-        Self { desktop, traffic, up, down, readable: true, writable: true, hung_up: false }
+        let (readable, writable, hung_up, owed) = (true, true, false, None);
+        Self { side, traffic, up, down, readable, writable, hung_up, owed }
     }
 
-    pub(super) fn desktop(&self) -> &TcpStream {
-        &self.desktop
+    pub(super) fn side(&mut self) -> &mut DesktopSide {
+        &mut self.side
+    }
+
+    pub(super) fn socket(&self) -> &TcpStream {
+        self.side.socket()
+    }
+
+    /// Gives the desktop's side back, and tells whether it can go on with another
+    /// stream: neither viewer nor desktop has ended what it says.
+    pub(super) fn into_side(self) -> (DesktopSide, bool) {
+        let goes_on = self.up.end.may_go_on() && self.down.end.may_go_on();
+        (self.side, goes_on)
+    }
+
+    /// Notes how far the agent has got. Tells whether the desktop may be read again.
+    pub(super) fn acknowledged(&mut self, received: u64) -> Result<bool, BadOffset> {
+        let had_room = self.side.replay.has_room();
+        self.side.replay.acknowledge(received)?;
+        Ok(!had_room && self.side.replay.has_room())
+    }
+
+    /// Is done when there are at least so many bytes to acknowledge to the agent.
+    pub(super) fn poll_owed(&mut self, bytes: u64, waker: &Waker) -> Poll<()> {
+        if self.side.receipt.owed() >= bytes {
+            return Poll::Ready(());
+        }
+        self.owed = Some(waker.clone());
+        Poll::Pending
     }
 
     /// Returns the stream from the agent and the one to it.
@@ -141,7 +173,7 @@ impl Joined {
             if self.up.pieces.is_empty() {
                 match self.up.last.take() {
                     Some(Parted::AgentFinished) => {
-                        let told = self.desktop.shutdown(Shutdown::Write);
+                        let told = self.side.socket().shutdown(Shutdown::Write);
                         let told =
                             told.map_or_else(Parted::DesktopFailed, |()| Parted::AgentFinished);
                         return self.up.end.reach(told);
@@ -159,9 +191,13 @@ impl Joined {
             if !self.writable {
                 return;
             }
-            match write(&self.desktop, &mut self.up.pieces) {
+            match write(self.side.socket(), &mut self.up.pieces) {
                 Ok(written) => {
                     self.traffic.carried(Way::Up, written);
+                    self.side.receipt.wrote(written as u64);
+                    if let Some(waker) = self.owed.take() {
+                        waker.wake();
+                    }
                     turn.moved += written;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable = false,
@@ -179,48 +215,51 @@ impl Joined {
         turn: &mut Turn,
     ) {
         if lost {
-            return self.down.part(Parted::AgentGone);
+            return self.down.end.reach(Parted::AgentGone);
         }
         let mut has_read = false;
         loop {
             let mut stream = quic.send_stream(self.down.stream);
-            if !self.down.chunk.is_empty() {
+            if let Some(mut chunk) = self.side.replay.unsent() {
                 if !self.down.ready {
                     return;
                 }
-                match stream.write_chunks(std::slice::from_mut(&mut self.down.chunk)) {
-                    Ok(written) => self.traffic.carried(Way::Down, written.bytes),
+                match stream.write_chunks(std::slice::from_mut(&mut chunk)) {
+                    Ok(written) => {
+                        self.side.replay.advance(written.bytes);
+                        self.traffic.carried(Way::Down, written.bytes);
+                    }
                     Err(WriteError::Blocked) => self.down.ready = false,
                     Err(WriteError::Stopped(_) | WriteError::ClosedStream) => {
-                        return self.down.part(Parted::AgentGone);
+                        return self.down.end.reach(Parted::AgentGone);
                     }
                 }
                 continue;
             }
-            self.down.chunk = Bytes::new();
-            if has_read || !self.readable {
-                turn.more |= self.readable;
+            // What the agent acknowledges makes room.
+            if has_read || !self.readable || !self.side.replay.has_room() {
+                turn.more |= self.readable && self.side.replay.has_room();
                 return;
             }
-            match scratch.read(&self.desktop) {
+            match scratch.read(self.side.socket()) {
                 Ok(bytes) if bytes.is_empty() => {
                     // An error means that the agent has stopped the stream already.
                     let told =
                         stream.finish().map_or(Parted::AgentGone, |()| Parted::DesktopFinished);
-                    return self.down.part(told);
+                    return self.down.end.reach(told);
                 }
                 Ok(bytes) => {
                     // Less than there was room for: the kernel has no more, and
                     // tells when it has.
                     self.readable = bytes.len() >= READ_MAX || self.hung_up;
-                    self.down.chunk = bytes;
+                    self.side.replay.push(bytes);
                     has_read = true;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
                 Err(error) => {
                     // What came before the failure still reaches the agent.
                     let _ = stream.finish();
-                    return self.down.part(Parted::DesktopFailed(error));
+                    return self.down.end.reach(Parted::DesktopFailed(error));
                 }
             }
         }
@@ -230,13 +269,7 @@ impl Joined {
     pub(super) fn lose_agent(&mut self) {
         self.up.pieces = VecDeque::new();
         self.up.end.reach(Parted::AgentGone);
-        self.down.part(Parted::AgentGone);
-    }
-
-    /// Has the desktop's connection reset, not closed, when it goes.
-    pub(super) fn abandon(&mut self) {
-        // A socket that refuses the option is closed in order instead.
-        let _ = SockRef::from(&self.desktop).set_linger(Some(Duration::ZERO));
+        self.down.end.reach(Parted::AgentGone);
     }
 
     pub(super) fn end(&mut self, way: Way) -> &mut End {
@@ -288,12 +321,7 @@ impl Up {
 
 impl Down {
     fn new(stream: StreamId) -> Self {
-        Self { stream, ready: true, chunk: Bytes::new(), end: End::Open(None) }
-    }
-
-    fn part(&mut self, how: Parted) {
-        self.chunk = Bytes::new();
-        self.end.reach(how);
+        Self { stream, ready: true, end: End::Open(None) }
     }
 }
 
@@ -314,11 +342,24 @@ impl End {
                 *waiting = Some(waker.clone());
                 Poll::Pending
             }
-            Self::Told => Poll::Pending,
-            Self::Reached(_) => match std::mem::replace(self, Self::Told) {
-                Self::Reached(how) => Poll::Ready(how),
-                Self::Open(_) | Self::Told => Poll::Pending,
-            },
+            Self::Told { .. } => Poll::Pending,
+            Self::Reached(how) => {
+                let agent_gone = matches!(how, Parted::AgentGone);
+                match std::mem::replace(self, Self::Told { agent_gone }) {
+                    Self::Reached(how) => Poll::Ready(how),
+                    Self::Open(_) | Self::Told { .. } => Poll::Pending,
+                }
+            }
+        }
+    }
+
+    /// Tells whether the direction has not ended, or only with the agent's
+    /// connection.
+    fn may_go_on(&self) -> bool {
+        match self {
+            Self::Open(_) => true,
+            Self::Reached(how) => matches!(how, Parted::AgentGone),
+            Self::Told { agent_gone } => *agent_gone,
         }
     }
 }

@@ -5,4 +5,5 @@ mod attach;
 mod ending;
 mod office;
 mod relay;
+mod resume;
 mod tokens;

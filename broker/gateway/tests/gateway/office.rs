@@ -33,7 +33,7 @@ use tegata_gateway::metrics::Metrics;
 use tegata_gateway::proof::{purpose_of, thumbprint};
 use tegata_gateway::redeem::{
     Attached as Reached, Broker, LinkReport, RedeemRequest, Redeemed, Refused, RefusedAttach,
-    Unreachable,
+    Renewal, Renewed, Unreachable,
 };
 use tegata_gateway::sessions::Sessions;
 use tegata_gateway::verify::TokenKeys;
@@ -48,7 +48,9 @@ use tegata_proto::id::{
 use tegata_proto::key::PublicKey;
 use tegata_proto::policy::{Policy, Protocol};
 use tegata_proto::proof::{EXPORTER_LABEL, Purpose, signed_bytes};
-use tegata_proto::session::{AgentMessage, Attach, Attached, Channel, GatewayMessage, Open, Right};
+use tegata_proto::session::{
+    AgentMessage, Attach, Attached, Channel, GatewayMessage, Open, Resume, Right,
+};
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{RwLock, RwLockWriteGuard, watch};
@@ -59,6 +61,9 @@ use uuid::Uuid;
 
 pub(crate) const ISSUER: &str = "tegata-test";
 pub(crate) const KID: &str = "2026-a";
+
+/// After how many bytes these agents acknowledge.
+const ACK: usize = 64 * 1024;
 
 /// Longest that a story waits for one thing.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -126,6 +131,19 @@ impl Person {
         self.attach_proven(purpose_of(&right), right, link, exporter)
     }
 
+    /// Makes an `attach` that takes a session up again where it stopped.
+    pub(crate) fn resume(
+        &self,
+        link: u64,
+        exporter: &[u8; 32],
+        incarnation: u64,
+        received: u64,
+    ) -> Attach {
+        let incarnation = Incarnation(incarnation);
+        let resume = Resume { incarnation, received: [(Channel::Rdp, received)].into() };
+        Attach { resume: Some(resume), ..self.attach(self.grant(), link, exporter) }
+    }
+
     /// Makes an `attach` whose proof is for another purpose.
     pub(crate) fn attach_proven(
         &self,
@@ -144,6 +162,11 @@ impl Person {
 pub(crate) struct Books {
     sessions: HashMap<SessionId, Session>,
     used: HashSet<TicketId>,
+    /// How long sessions without a link are held.
+    hold_s: u32,
+    /// When grants are renewed, if in the time of a test.
+    renew_after: Option<Duration>,
+    pub(crate) renewed: Vec<Renewal>,
     pub(crate) asked: usize,
     pub(crate) attached: Vec<SessionId>,
     pub(crate) reports: Vec<LinkReport>,
@@ -155,6 +178,7 @@ pub(crate) struct Books {
 struct Session {
     target: SocketAddr,
     highest: LinkNumber,
+    incarnation: Incarnation,
     ended: bool,
 }
 
@@ -199,6 +223,16 @@ impl Bookkeeper {
         self.books.borrow().asked
     }
 
+    /// Has sessions without a link held from now on.
+    pub(crate) fn hold_for(&self, hold_s: u32) {
+        self.books.send_modify(|books| books.hold_s = hold_s);
+    }
+
+    /// Has grants renewed so soon after an attach.
+    pub(crate) fn renew_after(&self, span: Duration) {
+        self.books.send_modify(|books| books.renew_after = Some(span));
+    }
+
     /// Ends a session on the books; afterwards it is opened no more.
     pub(crate) fn end(&self, sid: SessionId) {
         self.books.send_modify(|books| {
@@ -217,6 +251,16 @@ impl Broker for Bookkeeper {
         });
         let _may_answer = self.answering.read().await;
         answer
+    }
+
+    async fn renew(&self, renewal: Renewal) -> Option<Renewed> {
+        let mut renewed = 0;
+        self.books.send_modify(|books| {
+            books.renewed.push(renewal);
+            renewed = books.renewed.len();
+        });
+        let grant = Secret::new(format!("grant {renewed}"));
+        Some(Renewed { grant, renew_after: PATIENCE })
     }
 
     async fn attached(&self, report: Reached) {
@@ -254,15 +298,17 @@ impl Books {
             return Err(Refused::Code(Code::LinkStale));
         }
         session.highest = request.link;
+        session.incarnation = request.resume.unwrap_or(Incarnation(request.link.0));
         Ok(Redeemed {
             epoch: request.claims.epoch,
             target: session.target,
             protocol: Protocol::Tcp,
             policy: Policy::default(),
-            incarnation: Incarnation(request.link.0),
+            incarnation: session.incarnation,
             lease_s: 30,
-            hold_s: 0,
+            hold_s: self.hold_s,
             grant: None,
+            renew_after: self.renew_after.unwrap_or(PATIENCE),
         })
     }
 }
@@ -354,6 +400,14 @@ impl Office {
         within(self.running.join_next()).await.expect("one task").expect("no panic");
     }
 
+    /// Returns how many sessions without a link are held.
+    pub(crate) fn held(&self) -> u64 {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry).expect("text");
+        let line = text.lines().find_map(|line| line.strip_prefix("gateway_held "));
+        line.expect("a gauge").parse().expect("a number")
+    }
+
     /// Has the agents go on from another port, as after a change of networks.
     pub(crate) fn roam(&self) {
         let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
@@ -378,7 +432,8 @@ impl Office {
         let said = serde_json::to_value(&claims).expect("JSON");
         let ticket = self.signer.token(&header(TYP_TICKET), &said);
         let grant = self.signer.token(&header(TYP_RESUME), &said);
-        let session = Session { target, highest: LinkNumber::LOGIN, ended: false };
+        let (highest, incarnation) = (LinkNumber::LOGIN, Incarnation(0));
+        let session = Session { target, highest, incarnation, ended: false };
         self.broker.books.send_modify(|books| {
             books.sessions.insert(claims.sid, session);
         });
@@ -405,7 +460,7 @@ impl Office {
             .expect("a finished handshake");
         let (send, recv) = connection.open_bi().await.expect("a stream");
         let (writer, reader) = (FrameWriter::new(send), FrameReader::new(recv));
-        Call { connection, exporter, writer, reader }
+        Call { connection, exporter, writer, reader, acked: 0 }
     }
 
     /// Takes a person all the way to their desktop.
@@ -429,6 +484,8 @@ pub(crate) struct Call {
     pub(crate) exporter: [u8; 32],
     pub(crate) writer: FrameWriter<SendStream>,
     pub(crate) reader: FrameReader<RecvStream>,
+    /// How much has reached the desktop, by the gateway's word.
+    pub(crate) acked: u64,
 }
 
 /// An agent's channel.
@@ -448,9 +505,26 @@ impl Call {
         self.say(&AgentMessage::Attach(attach)).await;
     }
 
+    /// Hears the next message that is no acknowledgement; the last of these is kept.
     pub(crate) async fn hear(&mut self) -> GatewayMessage {
-        let deadline = Instant::now() + PATIENCE;
-        self.reader.read(LIMIT_AFTER, deadline).await.expect("an answer")
+        loop {
+            let deadline = Instant::now() + PATIENCE;
+            match self.reader.read(LIMIT_AFTER, deadline).await.expect("an answer") {
+                GatewayMessage::Ack { channel: Channel::Rdp, received } => self.acked = received,
+                other => return other,
+            }
+        }
+    }
+
+    /// Hears acknowledgements until so many bytes have reached the desktop.
+    pub(crate) async fn hear_acked(&mut self, received: u64) {
+        while self.acked < received {
+            let deadline = Instant::now() + PATIENCE;
+            match self.reader.read(LIMIT_AFTER, deadline).await.expect("an answer") {
+                GatewayMessage::Ack { channel: Channel::Rdp, received } => self.acked = received,
+                other => unreachable!("heard {other:?}"),
+            }
+        }
     }
 
     pub(crate) async fn attached(&mut self) -> Attached {
@@ -476,8 +550,24 @@ impl Call {
         Line { send: writer.into_inner(), recv }
     }
 
+    /// Says how much of the desktop's was written onward.
+    pub(crate) async fn ack(&mut self, received: u64) {
+        self.say(&AgentMessage::Ack { channel: Channel::Rdp, received }).await;
+    }
+
     pub(crate) async fn bye(&mut self, code: Code) {
         self.say(&AgentMessage::Bye { code }).await;
+    }
+}
+
+/// Fills `buffer` from a channel of which `before` bytes were read, and acknowledges
+/// what comes.
+pub(crate) async fn take(recv: &mut RecvStream, call: &mut Call, before: u64, buffer: &mut [u8]) {
+    let mut received = before;
+    for piece in buffer.chunks_mut(ACK) {
+        within(recv.read_exact(piece)).await.expect("all of it");
+        received += piece.len() as u64;
+        call.ack(received).await;
     }
 }
 

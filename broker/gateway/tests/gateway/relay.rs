@@ -7,12 +7,12 @@ use tegata_gateway::proof::sha256;
 use tegata_gateway::redeem::LinkEnd;
 use tegata_proto::code::Code;
 use tegata_proto::frame;
-use tegata_proto::session::{AgentMessage, Channel, GatewayMessage};
+use tegata_proto::session::{AgentMessage, GatewayMessage};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::office::{Call, Line, Office, Person, desktop, within};
+use crate::office::{Call, Line, Office, Person, desktop, take, within};
 
 const MIB: usize = 1024 * 1024;
 
@@ -88,7 +88,7 @@ async fn many_bytes_cross_both_ways_at_once_and_none_changes() {
                 }
             },
             async { desktop_read.read_exact(&mut at_desktop).await.expect("all") },
-            async { line.recv.read_exact(&mut at_agent).await.expect("all") },
+            take(&mut line.recv, &mut call, 0, &mut at_agent),
         )
     };
     within(all).await;
@@ -117,15 +117,17 @@ async fn an_agent_that_has_finished_still_hears_the_desktop_out() {
     within(desktop.read_to_end(&mut question)).await.expect("the end comes through");
     assert_eq!(question, b"question");
     let answer = noise(3 * MIB, 5);
-    let (written, read) = tokio::join!(
+    let mut read = vec![0; answer.len()];
+    let (written, ()) = tokio::join!(
         async {
             desktop.write_all(&answer).await.expect("room");
             desktop.shutdown().await
         },
-        within(line.recv.read_to_end(4 * MIB)),
+        take(&mut line.recv, &mut call, 0, &mut read),
     );
     written.expect("open");
-    assert!(read.expect("all of it") == answer);
+    assert!(read == answer);
+    assert!(within(line.recv.read_to_end(1)).await.expect("an end").is_empty());
     call.bye(Code::Disconnected).await;
     let report = office.broker.report(person.sid).await;
     assert_eq!(report.end, LinkEnd::AgentBye(Code::Disconnected), "the agent ended first");
@@ -161,7 +163,7 @@ async fn a_desktop_that_has_finished_still_hears_the_agent_out() {
 async fn an_agent_that_changes_networks_in_the_middle_loses_nothing() {
     let office = Office::open();
     let (up, down) = (noise(6 * MIB + 1, 8), noise(12 * MIB + 5, 9));
-    let (_, _call, mut line, mut desktop) = seated(&office, 1).await;
+    let (_, mut call, mut line, mut desktop) = seated(&office, 1).await;
     let (mut desktop_read, mut desktop_write) = desktop.split();
     let (mut at_desktop, mut at_agent) = (vec![0; up.len()], vec![0; down.len()]);
     let Line { send, recv } = &mut line;
@@ -172,8 +174,10 @@ async fn an_agent_that_changes_networks_in_the_middle_loses_nothing() {
             async { desktop_read.read_exact(&mut at_desktop).await.expect("all") },
             // Each time when a third of it is there.
             async {
+                let mut before = 0;
                 for part in at_agent.chunks_mut(4 * MIB) {
-                    recv.read_exact(part).await.expect("all");
+                    take(recv, &mut call, before, part).await;
+                    before += part.len() as u64;
                     office.roam();
                 }
             },
@@ -208,12 +212,11 @@ async fn a_hundred_agents_that_do_not_read_take_little_and_hold_up_nobody() {
         flooding.spawn(async move { while desktop.write_all(&piece).await.is_ok() {} });
         lines.push((call, line));
     }
-    let (person, _call, mut line, mut desktop) = seated(&office, 1000).await;
+    let (person, mut call, mut line, mut desktop) = seated(&office, 1000).await;
     let mut read = vec![0; down.len()];
-    let (written, all) =
-        tokio::join!(desktop.write_all(&down), within(line.recv.read_exact(&mut read)),);
+    let reading = take(&mut line.recv, &mut call, 0, &mut read);
+    let (written, ()) = tokio::join!(desktop.write_all(&down), reading);
     written.expect("room");
-    all.expect("all of it");
     assert!(read == down);
     echo(&mut line, &mut desktop).await;
     for link in office.sessions.live().iter().filter(|link| link.sid != person.sid) {
@@ -271,7 +274,9 @@ async fn a_desktop_that_sends_without_end_is_held_back_by_an_agent_that_does_not
     assert!(taken < 4 * MIB as u64, "the gateway took {taken} bytes");
 
     desktop.shutdown().await.expect("open");
-    let read = within(line.recv.read_to_end(ALL_BUFFERS)).await.expect("all of it");
+    let mut read = vec![0; sent.len()];
+    take(&mut line.recv, &mut call, 0, &mut read).await;
+    assert!(within(line.recv.read_to_end(1)).await.expect("an end").is_empty());
     assert!(sha256(&read) == sha256(&sent), "nothing was lost in the jam");
     call.bye(Code::Disconnected).await;
     office.broker.report(person.sid).await;
@@ -357,7 +362,7 @@ async fn a_channel_that_opens_with_anything_else_is_a_fault() {
 async fn a_control_frame_of_a_newer_agent_is_answered_and_harms_nothing() {
     let office = Office::open();
     let (_, mut call, mut line, mut desktop) = seated(&office, 1).await;
-    call.say(&AgentMessage::Ack { channel: Channel::Rdp, received: 12 }).await;
+    call.ack(0).await;
     call.say(&json!({"type": "dance", "steps": 3})).await;
     assert_eq!(call.hear().await, GatewayMessage::Error(Code::Unsupported.into()));
     echo(&mut line, &mut desktop).await;

@@ -100,6 +100,7 @@ impl Agent {
             boot: BOOT,
             remote: "192.0.2.1:50000".parse().unwrap(),
             class: NetworkClass::new("office").unwrap(),
+            resume: None,
         }
     }
 }

@@ -1,0 +1,456 @@
+//! The way to the gateway: the link there is, how it is watched, and the one that
+//! is to take its place.
+
+use std::future::{Future, pending};
+use std::net::{IpAddr, SocketAddr};
+use std::pin::{Pin, pin};
+use std::time::Duration;
+
+use quinn::Connection;
+use tegata_proto::code::Code;
+use tegata_proto::frame::LIMIT_AFTER;
+use tegata_proto::login::Failure;
+use tegata_proto::replay::{ACK_BYTES, ACK_DELAY};
+use tegata_proto::session::{GatewayMessage, Mode};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::Ended;
+use crate::agent::Agent;
+use crate::claim::{Claim, received};
+use crate::comeback::{Wish, is_final};
+use crate::link::{self, KEEP_ALIVE, LinkError};
+use crate::network::Network;
+use crate::progress::{Event, Person};
+use crate::pulse::{Pulse, Sign};
+use crate::relay::{Account, Line};
+use crate::session::{Control, Session};
+
+/// How long a gateway may take to say why the desktop's stream carries no more.
+const CUT_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long the last bytes may take to arrive when the agent closes.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// The way to the gateway.
+pub(super) struct Road<'a> {
+    agent: &'a Agent,
+    claim: &'a Claim,
+    account: &'a Account,
+    /// The attached link; absent while it is lost.
+    link: Option<Control>,
+    gateway: SocketAddr,
+    /// This machine's address on the way there.
+    source: Option<IpAddr>,
+    pulse: Pulse,
+    outage: Option<Outage>,
+    /// Another link, on its way.
+    race: Option<Race<'a>>,
+    /// When a link is given up that carries no bytes, and whose gateway does not say
+    /// why.
+    patience: Option<Instant>,
+    /// When the gateway must have word of what was written to the viewer.
+    word_due: Option<Instant>,
+    tick: Tick,
+    /// What had arrived when the link began.
+    progress: u64,
+    /// What had when another one was begun beside it.
+    stood: u64,
+}
+
+/// A time in which nothing is known to arrive.
+#[derive(Clone, Copy)]
+struct Outage {
+    since: Instant,
+    is_told: bool,
+    /// Whether it began with a change of network.
+    has_moved: bool,
+}
+
+/// What an idle link is looked at for, now and then: whether its keep-alives are
+/// answered.
+struct Tick {
+    at: Instant,
+    sent: u64,
+    heard: u64,
+}
+
+type Race<'a> = Pin<Box<dyn Future<Output = Result<Box<Session>, Failure>> + Send + 'a>>;
+
+/// What the way wants.
+pub(super) enum Turn {
+    Heard(Result<GatewayMessage, LinkError>),
+    Said(Result<(), LinkError>),
+    /// Something was written to the viewer.
+    Owed,
+    /// The gateway must be told of that now.
+    WordDue,
+    /// Bytes were sent.
+    Sent,
+    /// The desktop's stream carries no more.
+    Cut,
+    /// And nobody has said why.
+    CutForNoReason,
+    LookDue,
+    TickDue,
+    Back(Result<Box<Session>, Failure>),
+}
+
+/// Whether the link goes on.
+#[derive(PartialEq, Eq)]
+enum Link {
+    Kept,
+    Lost,
+}
+
+impl<'a> Road<'a> {
+    /// Begins with a session's first link.
+    pub(super) fn new(
+        agent: &'a Agent,
+        claim: &'a Claim,
+        account: &'a Account,
+        link: Control,
+        gateway: SocketAddr,
+        source: Option<IpAddr>,
+    ) -> Self {
+        let tick = Tick::new(&link.connection);
+        let progress = account.progress();
+        Self {
+            agent,
+            claim,
+            account,
+            link: Some(link),
+            gateway,
+            source,
+            pulse: Pulse::default(),
+            outage: None,
+            race: None,
+            patience: None,
+            word_due: None,
+            tick,
+            progress,
+            stood: progress,
+        }
+    }
+
+    /// Waits for what is to be done next. Loses nothing when it is dropped half-way.
+    pub(super) async fn turn(&mut self) -> Turn {
+        let is_bound = self.is_bound();
+        if is_bound {
+            // The word is put off, and not forgotten.
+            self.word_due.get_or_insert_with(|| Instant::now() + ACK_DELAY);
+        }
+        let Self { link, race, account, pulse, patience, word_due, tick, .. } = self;
+        let back = async {
+            match race {
+                Some(race) => race.await,
+                None => pending().await,
+            }
+        };
+        let Some(Control { say, hear, .. }) = link else { return Turn::Back(back.await) };
+        let (is_idle, is_watching) = (say.is_idle(), pulse.is_watching());
+        let owed = if word_due.is_some() { ACK_BYTES } else { 1 };
+        let may_owe = is_idle && !is_bound;
+        tokio::select! {
+            heard = hear.next(LIMIT_AFTER) => Turn::Heard(heard),
+            said = say.flush(), if !is_idle => Turn::Said(said),
+            () = account.owed(owed), if may_owe => match owed {
+                ACK_BYTES => Turn::WordDue,
+                _ => Turn::Owed,
+            },
+            () = at(*word_due), if is_idle => Turn::WordDue,
+            () = account.sent(), if !is_watching => Turn::Sent,
+            () = account.cut() => Turn::Cut,
+            () = at(*patience) => Turn::CutForNoReason,
+            () = at(pulse.due()) => Turn::LookDue,
+            () = sleep_until(tick.at) => Turn::TickDue,
+            back = back => Turn::Back(back),
+        }
+    }
+
+    /// Does what is to be done.
+    ///
+    /// # Errors
+    ///
+    /// Tells what has ended the desktop's connection.
+    pub(super) fn take(
+        &mut self,
+        turn: Turn,
+        person: &mut impl Person,
+        network: &impl Network,
+    ) -> Result<(), Ended> {
+        let link = match turn {
+            Turn::Heard(heard) => self.heard(heard, person)?,
+            Turn::Said(Ok(())) => Link::Kept,
+            Turn::Said(Err(_)) | Turn::CutForNoReason => Link::Lost,
+            Turn::Owed => {
+                self.word_due = Some(Instant::now() + ACK_DELAY);
+                Link::Kept
+            }
+            Turn::WordDue => self.acknowledge(),
+            Turn::Sent => {
+                self.watch();
+                Link::Kept
+            }
+            Turn::Cut => {
+                self.patience = Some(Instant::now() + CUT_PATIENCE);
+                Link::Kept
+            }
+            Turn::LookDue => self.look(person),
+            Turn::TickDue => {
+                self.tick();
+                Link::Kept
+            }
+            Turn::Back(back) => {
+                self.back(back, person, network)?;
+                Link::Kept
+            }
+        };
+        if link == Link::Lost {
+            self.lost(person);
+        }
+        Ok(())
+    }
+
+    /// The machine's networks changed at this time.
+    pub(super) fn moved(&mut self, network: &impl Network, at: Instant) {
+        let source = network.source(self.gateway);
+        let before = std::mem::replace(&mut self.source, source);
+        if source.is_none() || source == before {
+            return;
+        }
+        if let Some(Control { connection, .. }) = &self.link {
+            let fresh = Outage { since: at, is_told: false, has_moved: true };
+            self.outage.get_or_insert(fresh).has_moved = true;
+            self.pulse.moved(heard(connection), connection.rtt(), Instant::now());
+        }
+        // It probes the new way by itself.
+        if let Err(error) = link::rebind(&self.agent.endpoint) {
+            tracing::warn!(%error, "No new socket");
+        }
+        if self.race.is_some() && !self.is_bound() {
+            // Whatever was tried from the old place is tried from here.
+            self.come_back(Wish::Resume);
+        }
+    }
+
+    /// Gives up the link that is on its way.
+    pub(super) fn give_up(&mut self) {
+        self.race = None;
+    }
+
+    /// Returns the attached link.
+    pub(super) fn link(&mut self) -> Option<&mut Control> {
+        self.link.as_mut()
+    }
+
+    /// Closes the attached link.
+    pub(super) fn close(&mut self) {
+        if let Some(link) = self.link.take() {
+            link.close();
+        }
+        (self.pulse, self.patience, self.word_due) = (Pulse::default(), None, None);
+    }
+
+    /// Says why the agent closes, waits a bounded while until the gateway has all that
+    /// was sent, and closes the link.
+    pub(super) async fn bye(mut self, code: Code) {
+        let Some(link) = &mut self.link else { return };
+        let arrived = async {
+            if let Some(mut last) = self.account.last() {
+                let _ = last.finish();
+                let _ = last.stopped().await;
+            }
+        };
+        let told = async { tokio::join!(link.bye(code), arrived) };
+        let _ = timeout(FAREWELL, pin!(told)).await;
+        link.close();
+    }
+
+    fn heard(
+        &mut self,
+        heard: Result<GatewayMessage, LinkError>,
+        person: &mut impl Person,
+    ) -> Result<Link, Ended> {
+        let word = match heard {
+            Ok(GatewayMessage::Ack { received, .. }) => {
+                return self.account.acknowledged(received).map(|()| Link::Kept).map_err(|error| {
+                    tracing::warn!(%error, "The gateway acknowledged what was never sent");
+                    Ended::Here(Code::Malformed)
+                });
+            }
+            Ok(GatewayMessage::Grant { grant }) => {
+                let renewed = self.claim.renew(grant);
+                return renewed.map(|()| Link::Kept).map_err(|_| Ended::Here(Code::Malformed));
+            }
+            Ok(GatewayMessage::Notice { code, args }) => {
+                person.tell(&Event::Notice { code, args });
+                return Ok(Link::Kept);
+            }
+            // The viewer is what it is; the gateway keeps to the policy by itself.
+            Ok(GatewayMessage::Policy { .. } | GatewayMessage::Unsupported) => {
+                return Ok(Link::Kept);
+            }
+            Ok(GatewayMessage::Attached(_)) | Err(LinkError::Frame(_)) => {
+                return Err(Ended::Here(Code::Malformed));
+            }
+            Ok(GatewayMessage::End { cause }) => Some(cause),
+            Ok(GatewayMessage::Error(Failure { code, .. })) => Some(code),
+            Err(error) => {
+                tracing::info!(%error, "The link to the gateway is gone");
+                error.farewell()
+            }
+        };
+        match word {
+            Some(code) if is_final(code) => Err(Ended::There(code)),
+            Some(_) | None => Ok(Link::Lost),
+        }
+    }
+
+    /// Tells whether an attach is on its way that names what the viewer has: the
+    /// gateway must not forget what follows before it has answered.
+    fn is_bound(&self) -> bool {
+        self.race.is_some() && self.claim.is_attaching()
+    }
+
+    /// Begins to tell the gateway what was written to the viewer.
+    fn acknowledge(&mut self) -> Link {
+        if self.is_bound() {
+            self.word_due = Some(Instant::now() + ACK_DELAY);
+            return Link::Kept;
+        }
+        self.word_due = None;
+        let Some(link) = &mut self.link else { return Link::Kept };
+        if link.acknowledge(self.account.say()).is_err() {
+            return Link::Lost;
+        }
+        self.watch();
+        Link::Kept
+    }
+
+    /// Watches whether what was just sent is answered.
+    fn watch(&mut self) {
+        if let Some(Control { connection, .. }) = &self.link {
+            self.pulse.sent(heard(connection), connection.rtt(), Instant::now());
+        }
+    }
+
+    fn look(&mut self, person: &mut impl Person) -> Link {
+        let Some(Control { connection, say, .. }) = &self.link else { return Link::Kept };
+        let is_free = say.is_idle();
+        match self.pulse.look(heard(connection), Instant::now()) {
+            // A gateway that has the next attach may have ended this link already.
+            Some(Sign::Alive) if self.is_bound() => {}
+            // QUIC may wait for seconds yet before it sends again what was lost.
+            Some(Sign::Alive) if self.race.is_some() && self.account.progress() == self.stood => {
+                self.watch();
+            }
+            Some(Sign::Alive) => {
+                self.race = None;
+                self.recovered(person);
+            }
+            Some(Sign::Silent) if self.race.is_none() => {
+                self.stands_still(person);
+                self.come_back(Wish::Resume);
+            }
+            // What was said before is said again; any answer will do.
+            Some(Sign::Doubtful) if is_free => return self.acknowledge(),
+            Some(Sign::Silent | Sign::Waiting | Sign::Doubtful) | None => {}
+        }
+        Link::Kept
+    }
+
+    /// Watches a link whose keep-alive seems to be without an answer.
+    fn tick(&mut self) {
+        let Some(Control { connection, .. }) = &self.link else { return };
+        let now = Tick::new(connection);
+        if now.sent > self.tick.sent && now.heard == self.tick.heard {
+            self.pulse.sent(now.heard, connection.rtt(), Instant::now());
+        }
+        self.tick = now;
+    }
+
+    /// Takes the next link, or what there is instead.
+    fn back(
+        &mut self,
+        back: Result<Box<Session>, Failure>,
+        person: &mut impl Person,
+        network: &impl Network,
+    ) -> Result<(), Ended> {
+        self.race = None;
+        let session = back.map_err(|Failure { code, .. }| Ended::There(code))?;
+        self.close();
+        if session.attached.mode == Mode::Fresh {
+            return Err(Ended::Returned(session));
+        }
+        let there = received(&session.attached);
+        let Session { attached, gateway, send, recv, control, from, .. } = *session;
+        let line = Line { link: attached.link, send, recv, from };
+        if self.account.resume(line, there).is_err() {
+            control.close();
+            self.come_back(Wish::Fresh);
+            return Ok(());
+        }
+        let source = network.source(gateway);
+        let outage = self.outage.map(|outage| Outage { has_moved: false, ..outage });
+        let fresh = Self::new(self.agent, self.claim, self.account, control, gateway, source);
+        *self = Self { outage, ..fresh };
+        self.recovered(person);
+        Ok(())
+    }
+
+    fn lost(&mut self, person: &mut impl Person) {
+        self.stands_still(person);
+        self.close();
+        self.claim.lost(self.account.progress() > self.progress);
+        if self.race.is_none() {
+            self.come_back(Wish::Resume);
+        }
+    }
+
+    fn come_back(&mut self, wish: Wish) {
+        self.stood = self.account.progress();
+        self.race = Some(Box::pin(self.claim.come_back(self.agent, self.account, wish)));
+    }
+
+    /// Nothing arrives any more; the person is told once.
+    fn stands_still(&mut self, person: &mut impl Person) {
+        let since = self.pulse.silent_since().unwrap_or_else(Instant::now);
+        let outage = Outage { since, is_told: false, has_moved: false };
+        let outage = self.outage.get_or_insert(outage);
+        if !outage.is_told {
+            outage.is_told = true;
+            person.tell(&Event::LinkLost);
+        }
+    }
+
+    /// Something arrives again.
+    fn recovered(&mut self, person: &mut impl Person) {
+        let Some(Outage { since, is_told, has_moved }) = self.outage.take() else { return };
+        let gap_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        if has_moved {
+            person.tell(&Event::Migrated { gap_ms });
+        } else if is_told {
+            person.tell(&Event::Resumed { gap_ms });
+        }
+    }
+}
+
+impl Tick {
+    fn new(connection: &Connection) -> Self {
+        let stats = connection.stats();
+        let (sent, heard) = (stats.udp_tx.datagrams, stats.udp_rx.datagrams);
+        Self { at: Instant::now() + KEEP_ALIVE, sent, heard }
+    }
+}
+
+fn heard(connection: &Connection) -> u64 {
+    connection.stats().udp_rx.datagrams
+}
+
+/// Waits until then, or for ever.
+async fn at(then: Option<Instant>) {
+    match then {
+        Some(then) => sleep_until(then).await,
+        None => pending().await,
+    }
+}

@@ -1,0 +1,276 @@
+//! A session that goes on over another link.
+
+use std::time::Duration;
+
+use tegata_gateway::redeem::LinkEnd;
+use tegata_proto::code::Code;
+use tegata_proto::encoding::Secret;
+use tegata_proto::id::{Incarnation, LinkNumber};
+use tegata_proto::session::{Channel, GatewayMessage, Mode};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+
+use crate::office::{Call, Line, Office, Person, desktop, take, uuid, within};
+
+/// A time in which something that must not happen would.
+const SOON: Duration = Duration::from_millis(300);
+
+/// Bytes of a long transfer; more than all windows hold.
+const LONG: usize = 5_000_003;
+
+/// One session with a desktop, at a gateway that holds it for a minute.
+struct Seated {
+    office: Office,
+    listener: TcpListener,
+    person: Person,
+    call: Call,
+    line: Line,
+    desktop: TcpStream,
+}
+
+async fn seated() -> Seated {
+    let office = Office::open();
+    office.broker.hold_for(60);
+    let (listener, target) = desktop().await;
+    let person = office.person(1, target);
+    let (call, line, desktop) = office.seat(&person, &listener).await;
+    Seated { office, listener, person, call, line, desktop }
+}
+
+/// Comes back over another link. Returns what has reached the desktop, too.
+async fn resume(office: &Office, person: &Person, number: u64, received: u64) -> (Call, Line, u64) {
+    let mut call = office.call().await;
+    call.attach(person.resume(number, &call.exporter, 1, received)).await;
+    let attached = call.attached().await;
+    assert_eq!((attached.mode, attached.link), (Mode::Resumed, LinkNumber(number)));
+    assert_eq!(attached.incarnation, Incarnation(1), "the same connection");
+    let line = call.open().await;
+    (call, line, attached.received[&Channel::Rdp])
+}
+
+impl Seated {
+    async fn resume(&self, number: u64, received: u64) -> (Call, Line, u64) {
+        resume(&self.office, &self.person, number, received).await
+    }
+
+    /// Tries to, and is refused.
+    async fn refused(&self, number: u64, incarnation: u64, received: u64) -> Code {
+        let mut call = self.office.call().await;
+        call.attach(self.person.resume(number, &call.exporter, incarnation, received)).await;
+        call.refused().await
+    }
+
+    /// Tells whether bytes cross both ways and no other connection was made.
+    async fn is_whole(&mut self, line: &mut Line) {
+        line.send.write_all(b"ping").await.expect("room");
+        let mut four = [0; 4];
+        within(self.desktop.read_exact(&mut four)).await.expect("four bytes");
+        assert_eq!(&four, b"ping");
+        self.desktop.write_all(b"pong").await.expect("room");
+        within(line.recv.read_exact(&mut four)).await.expect("four bytes");
+        assert_eq!(&four, b"pong");
+        assert!(timeout(SOON, self.listener.accept()).await.is_err(), "dialled once");
+    }
+}
+
+fn numbered(from: usize, length: usize) -> Vec<u8> {
+    (from..from + length).map(|at| (at * 31 / 7).to_le_bytes()[0]).collect()
+}
+
+#[tokio::test]
+async fn a_lost_link_is_followed_by_one_that_goes_on_at_the_last_byte() {
+    let mut seated = seated().await;
+    seated.desktop.write_all(&numbered(0, 1_000)).await.expect("room");
+    within(seated.line.recv.read_exact(&mut [0; 1_000])).await.expect("a thousand");
+    seated.line.send.write_all(&numbered(0, 500)).await.expect("room");
+    within(seated.desktop.read_exact(&mut [0; 500])).await.expect("five hundred");
+    seated.call.hear_acked(500).await;
+    seated.call.connection.close(0_u32.into(), b"");
+    let report = seated.office.broker.report(seated.person.sid).await;
+    assert_eq!(report.end, LinkEnd::AgentGone);
+    assert!(seated.office.sessions.live().is_empty());
+
+    // Of a thousand bytes the viewer has had six hundred; more came meanwhile.
+    seated.desktop.write_all(&numbered(1_000, 200)).await.expect("room");
+    let (_call, mut line, received) = seated.resume(2, 600).await;
+    assert_eq!(received, 500, "what reached the desktop");
+    let mut rest = [0; 600];
+    within(line.recv.read_exact(&mut rest)).await.expect("the rest");
+    assert!(rest[..] == numbered(600, 600), "no byte lost or doubled");
+    seated.is_whole(&mut line).await;
+}
+
+#[tokio::test]
+async fn a_link_takes_over_from_one_that_seems_alive() {
+    let mut seated = seated().await;
+    seated.desktop.write_all(&numbered(0, 300)).await.expect("room");
+    within(seated.line.recv.read_exact(&mut [0; 300])).await.expect("three hundred");
+    let (_call, mut line, _) = seated.resume(2, 100).await;
+    assert_eq!(seated.call.hear().await, GatewayMessage::End { cause: Code::Superseded });
+    let mut rest = [0; 200];
+    within(line.recv.read_exact(&mut rest)).await.expect("two hundred");
+    assert!(rest[..] == numbered(100, 200));
+    seated.is_whole(&mut line).await;
+    let listed = seated.office.sessions.live();
+    assert_eq!((listed.len(), listed[0].link), (1, LinkNumber(2)));
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_is_forgotten_and_the_rest_is_not() {
+    let mut seated = seated().await;
+    seated.desktop.write_all(&numbered(0, 1_000)).await.expect("room");
+    let mut read = [0; 800];
+    take(&mut seated.line.recv, &mut seated.call, 0, &mut read).await;
+    // The acknowledgement has been heard once what follows it is answered.
+    seated.line.send.write_all(b"x").await.expect("room");
+    seated.call.hear_acked(1).await;
+    for (number, received) in [(2, 799), (3, 1_001), (4, u64::MAX)] {
+        assert_eq!(seated.refused(number, 1, received).await, Code::ResumeLost, "{received}");
+    }
+    assert_eq!(seated.refused(5, 2, 800).await, Code::ResumeLost, "another connection");
+    assert_eq!(seated.office.broker.asked(), 1, "and the broker is not asked");
+    within(seated.line.recv.read_exact(&mut [0; 200])).await.expect("the live link goes on");
+    let (_call, mut line, _) = seated.resume(6, 900).await;
+    let mut rest = [0; 100];
+    within(line.recv.read_exact(&mut rest)).await.expect("a hundred");
+    assert!(rest[..] == numbered(900, 100));
+}
+
+#[tokio::test]
+async fn many_links_in_a_row_carry_every_byte_once() {
+    let Seated { office, listener: _listener, person, call: _call, line: _line, desktop } =
+        seated().await;
+    let (up, down) = (numbered(0, LONG), numbered(5, LONG));
+    let (mut desktop_read, mut desktop_write) = desktop.into_split();
+    let mut at_desktop = tokio::task::JoinSet::new();
+    let written = down.clone();
+    at_desktop.spawn(async move {
+        let mut read = vec![0; LONG];
+        let reading = desktop_read.read_exact(&mut read);
+        let (read_all, written_all) = tokio::join!(reading, desktop_write.write_all(&written));
+        written_all.expect("room");
+        read_all.expect("all of it");
+        (read, desktop_read, desktop_write)
+    });
+    let mut at_viewer = Vec::new();
+    let mut number = 1;
+    while at_viewer.len() < LONG {
+        number += 1;
+        let before = at_viewer.len();
+        let (mut call, mut line, received) =
+            resume(&office, &person, number as u64, before as u64).await;
+        // More at each link, and never a multiple of anything; what the gateway has not
+        // acknowledged is sent again.
+        let received = usize::try_from(received).expect("a test's length");
+        let upwards = &up[received..LONG.min(received + 50_001 * number)];
+        let mut piece = vec![0; (70_001 * number).min(LONG - before)];
+        let sending = within(line.send.write_all(upwards));
+        let taking = take(&mut line.recv, &mut call, before as u64, &mut piece);
+        tokio::join!(sending, taking).0.expect("room");
+        at_viewer.extend(piece);
+        if number % 2 == 0 {
+            call.connection.close(0_u32.into(), b"");
+        }
+    }
+    assert!(at_viewer == down, "down, over {number} links");
+    let (mut call, mut line, received) =
+        resume(&office, &person, number as u64 + 1, LONG as u64).await;
+    let received = usize::try_from(received).expect("a test's length");
+    within(line.send.write_all(&up[received..])).await.expect("room");
+    call.hear_acked(LONG as u64).await;
+    let at_desktop = within(at_desktop.join_next()).await.expect("one").expect("no panic").0;
+    assert!(at_desktop == up, "up, over {number} links");
+}
+
+#[tokio::test]
+async fn without_a_wish_to_resume_the_desktop_is_dialled_anew() {
+    let mut seated = seated().await;
+    seated.call.connection.close(0_u32.into(), b"");
+    seated.office.broker.report(seated.person.sid).await;
+    let mut call = seated.office.call().await;
+    call.attach(seated.person.attach(seated.person.grant(), 2, &call.exporter)).await;
+    let attached = call.attached().await;
+    assert_eq!((attached.mode, attached.received[&Channel::Rdp]), (Mode::Fresh, 0));
+    within(seated.listener.accept()).await.expect("a second connection");
+    let read = within(seated.desktop.read(&mut [0; 1])).await;
+    assert_eq!(read.map_err(|error| error.kind()), Err(std::io::ErrorKind::ConnectionReset));
+}
+
+#[tokio::test]
+async fn an_ended_session_is_not_held() {
+    for lost_first in [true, false] {
+        let mut seated = seated().await;
+        let sid = seated.person.sid;
+        if lost_first {
+            seated.call.connection.close(0_u32.into(), b"");
+            seated.office.broker.report(sid).await;
+        }
+        seated.office.broker.end(sid);
+        let ended = within(seated.office.sessions.end(sid, Code::EndedByAdministrator)).await;
+        ended.expect("something of it was here");
+        assert!(seated.office.sessions.end(sid, Code::SessionEnded).await.is_none(), "once");
+        let read = within(seated.desktop.read(&mut [0; 1])).await;
+        assert_eq!(read.map_err(|error| error.kind()), Err(std::io::ErrorKind::ConnectionReset));
+        assert_eq!(seated.refused(2, 1, 0).await, Code::ResumeLost);
+    }
+}
+
+#[tokio::test]
+async fn a_desktop_is_let_go_when_its_hold_is_over_or_it_has_closed() {
+    let office = Office::open();
+    let (listener, target) = desktop().await;
+    let sessions = office.sessions.clone();
+    let mut watching = tokio::task::JoinSet::new();
+    watching.spawn(async move { sessions.watch_holds().await });
+    for (n, hold_s) in [(1, 1), (2, 600)] {
+        office.broker.hold_for(hold_s);
+        let person = office.person(n, target);
+        let (call, _line, mut desktop) = office.seat(&person, &listener).await;
+        call.connection.close(0_u32.into(), b"");
+        office.broker.report(person.sid).await;
+        if hold_s == 1 {
+            let read = within(desktop.read(&mut [0; 1])).await;
+            assert_eq!(read.map_err(|e| e.kind()), Err(std::io::ErrorKind::ConnectionReset));
+        } else {
+            drop(desktop);
+        }
+        within(async {
+            while office.held() > 0 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+        let mut call = office.call().await;
+        call.attach(person.resume(2, &call.exporter, 1, 0)).await;
+        assert_eq!(call.refused().await, Code::ResumeLost);
+    }
+}
+
+#[tokio::test]
+async fn an_agent_that_acknowledges_what_was_never_sent_loses_its_link_and_not_its_session() {
+    let mut seated = seated().await;
+    seated.desktop.write_all(b"hello").await.expect("room");
+    within(seated.line.recv.read_exact(&mut [0; 5])).await.expect("five bytes");
+    seated.call.ack(6).await;
+    assert_eq!(seated.call.refused().await, Code::Malformed);
+    let report = seated.office.broker.report(seated.person.sid).await;
+    assert_eq!(report.end, LinkEnd::AgentFault(Code::Malformed));
+    let (_call, mut line, _) = seated.resume(2, 5).await;
+    seated.is_whole(&mut line).await;
+}
+
+#[tokio::test]
+async fn grants_are_renewed_while_a_link_is_carried() {
+    let office = Office::open();
+    office.broker.renew_after(Duration::from_millis(50));
+    let (listener, target) = desktop().await;
+    let person = office.person(1, target);
+    let (mut call, _line, _desktop) = office.seat(&person, &listener).await;
+    assert_eq!(call.hear().await, GatewayMessage::Grant { grant: Secret::new("grant 1") });
+    let asked = office.broker.until(|books| books.renewed.first().copied()).await;
+    assert_eq!(
+        (asked.sid.0, asked.link, asked.jkt),
+        (uuid(1), LinkNumber(1), person.claims.cnf.jkt)
+    );
+}
