@@ -1,4 +1,4 @@
-//! The admin API, first steps: five routes on the operations port.
+//! The admin API, first steps: seven routes on the operations port.
 //!
 //! Every request shows an API key before anything else of it is looked at.
 //! Answers are JSON in `snake_case`; what goes wrong is an RFC 9457 problem.
@@ -10,6 +10,8 @@
 //! | `GET /v1/desktops?pool=` | lists a pool's desktops, in pages |
 //! | `GET /v1/sessions` | lists sessions that are not over, in pages |
 //! | `POST /v1/sessions/actions/disconnect` | closes sessions' links, item by item |
+//! | `POST /v1/sessions/actions/terminate` | ends sessions, item by item |
+//! | `POST /v1/sessions/actions/terminate-all` | ends a person's sessions, or everyone's |
 
 use std::sync::Arc;
 
@@ -67,6 +69,8 @@ pub fn routes(api: Arc<Api>) -> Router {
         .route("/v1/desktops", get(desktops::list))
         .route("/v1/sessions", get(sessions::list))
         .route("/v1/sessions/actions/disconnect", post(sessions::disconnect))
+        .route("/v1/sessions/actions/terminate", post(sessions::terminate))
+        .route("/v1/sessions/actions/terminate-all", post(sessions::terminate_all))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&api), authenticate))
         .with_state(api)
 }

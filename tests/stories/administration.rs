@@ -103,7 +103,10 @@ fn without_a_key_there_is_nothing_to_see() -> Result<()> {
             );
         }
         assert_eq!(api.put("/v1/pools/x", &json!({}))?.status, 401);
-        assert_eq!(api.post("/v1/sessions/actions/disconnect", &json!({}))?.status, 401);
+        for action in ["disconnect", "terminate", "terminate-all"] {
+            let answer = api.post(&format!("/v1/sessions/actions/{action}"), &json!({}))?;
+            assert_eq!(answer.status, 401, "{action}");
+        }
         assert_eq!(api.get("/livez")?.status, 200, "but it says that it lives");
     }
     Ok(())
@@ -137,6 +140,44 @@ fn a_disconnected_session_ends_on_the_thin_client_and_keeps_its_desktop() -> Res
 
     let sato = site.login("sato", PASSWORD)?;
     echo(&mut sato.desktop()?, "back on it")?;
+    Ok(())
+}
+
+#[test]
+fn a_terminated_session_is_over_on_both_sides_and_says_when_its_last_byte_was() -> Result<()> {
+    let desktops = [FakeDesktop::echo(b"")?, FakeDesktop::echo(b"")?];
+    let addresses = [desktops[0].address(), desktops[1].address()];
+    let staff = ["sato", "tanaka"];
+    let site = Site::builder()
+        .people(&staff.map(|name| (name, PASSWORD, &["keiri"][..])))?
+        .pool(pool("keiri", "keiri", &addresses))
+        .start()?;
+    let api = site.api()?;
+    api.wait_for_desktops("keiri", "ready", 2)?;
+    let (mut sato, mut tanaka) = (site.login("sato", PASSWORD)?, site.login("tanaka", PASSWORD)?);
+    let (mut satos, mut tanakas) = (sato.desktop()?, tanaka.desktop()?);
+    echo(&mut satos, "working")?;
+    echo(&mut tanakas, "working too")?;
+    let sessions = wait::until("both sessions to be active", || {
+        let sessions = api.sessions()?;
+        let active = sessions.iter().filter(|s| s["state"] == "active").count();
+        Ok((active == 2).then_some(sessions))
+    })?;
+    let of = |name| sessions.iter().find(|s| s["display_name"] == name).unwrap();
+    let all = "/v1/sessions/actions/terminate-all";
+    let answer = api.post(all, &json!({"user": of("sato")["user"]}))?;
+    let ended = answer.body["items"].as_array().unwrap();
+    assert_eq!((ended.len(), &ended[0]["result"]), (1, &json!("terminated")), "{}", answer.body);
+    assert!(ended[0]["last_byte_at"].as_str().unwrap().ends_with('Z'), "{}", answer.body);
+    assert_eq!(sato.exit()?, 53, "{}", sato.log());
+    echo(&mut tanakas, "still working")?;
+
+    let id = of("tanaka")["id"].clone();
+    let answer = api.post("/v1/sessions/actions/terminate", &json!({"session_ids": [id]}))?;
+    assert_eq!(answer.body["items"][0]["result"], "terminated", "{}", answer.body);
+    assert_eq!(tanaka.exit()?, 53, "{}", tanaka.log());
+    assert_eq!(api.sessions()?, Vec::<serde_json::Value>::new(), "both are over");
+    assert_eq!(api.post(all, &json!({}))?.status, 400, "of whom?");
     Ok(())
 }
 

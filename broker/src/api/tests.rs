@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Extension, Path, Query};
+use axum::http::StatusCode;
 use tegata_domain::session::State as SessionState;
 use tegata_gateway::dial::TargetPolicy;
 use tokio::time::{sleep, timeout};
@@ -53,11 +54,49 @@ async fn a_disconnect_is_done_though_its_caller_hangs_up() {
     let tanaka = office.work("tanaka").await;
     let api = api(&office);
     let session_ids = vec![sato.sid, tanaka.sid];
-    let body = Ok(Json(sessions::Disconnect { session_ids }));
+    let body = Ok(Json(sessions::These { session_ids }));
     hang_up(sessions::disconnect(State(Arc::clone(&api)), actor(), body));
     for sid in [sato.sid, tanaka.sid] {
         until(async || matches!(office.state(sid).await, SessionState::Detached { .. })).await;
     }
+}
+
+/// Sends a request and returns its status and its answer.
+async fn answer(
+    request: impl Future<Output = Result<Response, Problem>>,
+) -> (StatusCode, serde_json::Value) {
+    let response = timeout(PATIENCE, request).await.expect("an answer").into_response();
+    let status = response.status();
+    let body = axum::body::to_bytes(response.into_body(), 1 << 20).await.expect("a body");
+    (status, serde_json::from_slice(&body).expect("JSON"))
+}
+
+#[tokio::test]
+async fn sessions_are_ended_one_by_one_or_all_of_a_person() {
+    let mut office = Office::<Folder>::with_desktops(3).await;
+    let sato = office.work("sato").await;
+    let tanaka = office.work("tanaka").await;
+    let api = api(&office);
+    let unknown = tegata_proto::id::SessionId(uuid::Uuid::from_u128(7));
+    let body = Ok(Json(sessions::These { session_ids: vec![sato.sid, unknown, sato.sid] }));
+    let (status, said) = answer(sessions::terminate(State(Arc::clone(&api)), actor(), body)).await;
+    let results: Vec<_> = (0..3).map(|at| said["items"][at]["result"].as_str()).collect();
+    assert_eq!(status, StatusCode::OK);
+    assert_eq!(results[..2], [Some("terminated"), Some("no_such_session")], "{said}");
+    assert!(matches!(office.state(sato.sid).await, SessionState::Ended { .. }));
+    assert!(matches!(office.state(tanaka.sid).await, SessionState::Active));
+
+    let whose = |user, everyone| Ok(Json(sessions::Whose { user, everyone }));
+    let all = |body| answer(sessions::terminate_all(State(Arc::clone(&api)), actor(), body));
+    for neither in [whose(None, false), whose(Some("honsho/1".parse().unwrap()), true)] {
+        assert_eq!(all(neither).await.0, StatusCode::BAD_REQUEST);
+    }
+    let (_, said) = all(whose(Some("honsho/nobody".parse().unwrap()), false)).await;
+    assert_eq!(said["items"], serde_json::json!([]));
+    assert!(matches!(office.state(tanaka.sid).await, SessionState::Active));
+    let (_, said) = all(whose(None, true)).await;
+    assert_eq!(said["items"][0]["session_id"], tanaka.sid.to_string());
+    assert!(matches!(office.state(tanaka.sid).await, SessionState::Ended { .. }));
 }
 
 #[tokio::test]
@@ -78,5 +117,5 @@ async fn whatever_comes_after_the_acts_have_ended_is_told_so() {
     api.followups.tasks.end(tokio::time::Instant::now() + PATIENCE).await;
     let stopping = timeout(PATIENCE, api.acts.run(async {})).await.expect("an answer");
     let status = stopping.expect_err("nothing is done any more").into_response().status();
-    assert_eq!(status, axum::http::StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
 }

@@ -5,12 +5,14 @@
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use tegata_domain::desktop::Observation;
 use tegata_domain::session::Event;
+use tegata_domain::time::Timestamp;
 use tegata_edge::supervisor::Tasks;
 use tegata_gateway::sessions::Sessions;
-use tegata_proto::id::DesktopId;
+use tegata_proto::id::{DesktopId, SessionId};
 use tokio::sync::Semaphore;
 use tracing::{debug, info, warn};
 
@@ -60,6 +62,15 @@ pub struct Asking {
     turns: Arc<Semaphore>,
 }
 
+/// A session whose links were closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Closed {
+    /// Which one.
+    pub sid: SessionId,
+    /// When its last byte was carried, if it had a link and that carried any.
+    pub last_byte_at: Option<Timestamp>,
+}
+
 /// One question; dropping it takes it off the list.
 struct Question {
     asking: Asking,
@@ -67,27 +78,31 @@ struct Question {
 }
 
 impl Followups {
-    /// Does what is quick now, and starts what may take seconds.
-    pub async fn carry_out(&self, followups: Vec<Followup>) {
-        let mut left = followups;
+    /// Does what is quick now, and starts what may take seconds. Returns the sessions
+    /// that carry nothing from now on.
+    pub async fn carry_out(&self, followups: Vec<Followup>) -> Vec<Closed> {
+        let (mut left, mut closed) = (followups, Vec::new());
         for _ in 0..ROUNDS_MAX {
             if left.is_empty() {
-                return;
+                return closed;
             }
-            left = self.round(left).await;
+            left = self.round(left, &mut closed).await;
         }
         warn!(left = left.len(), "Follow-ups led to ever more, the rest is left to a pass");
+        closed
     }
 
     /// Carries out all of these, and returns what they led to.
-    async fn round(&self, followups: Vec<Followup>) -> Vec<Followup> {
+    async fn round(&self, followups: Vec<Followup>, closed: &mut Vec<Closed>) -> Vec<Followup> {
         let mut led_to = Vec::new();
         for followup in followups {
             match followup {
                 Followup::CloseLinks { sid, code } => {
                     let ended = self.sessions.end(sid, code).await;
                     debug!(session.id = %sid, links = ended.is_some(), "Links closed");
-                    let closed = SessionEvent {
+                    let last_byte_at = ended.and_then(|ended| ended.last_byte_at).map(timestamp);
+                    closed.push(Closed { sid, last_byte_at });
+                    let event = SessionEvent {
                         sid,
                         event: Event::Closed,
                         link: None,
@@ -95,7 +110,7 @@ impl Followups {
                         actor: Actor::Broker,
                         now: self.clock.now(),
                     };
-                    match self.store.session_event(closed).await {
+                    match self.store.session_event(event).await {
                         Ok(more) => led_to.extend(more),
                         Err(error) => warn!(session.id = %sid, %error, "End not recorded"),
                     }
@@ -170,6 +185,12 @@ impl Followups {
         }
         true
     }
+}
+
+/// Returns a moment of the system's clock as the broker counts it.
+fn timestamp(at: SystemTime) -> Timestamp {
+    let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 impl Default for Asking {

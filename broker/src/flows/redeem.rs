@@ -264,7 +264,7 @@ impl Broker for RedeemDesk {
 async fn record(followups: &Followups, event: SessionEvent) -> bool {
     let (sid, link) = (event.sid, event.link);
     match followups.store.session_event(event).await {
-        Ok(more) => followups.carry_out(more).await,
+        Ok(more) => drop(followups.carry_out(more).await),
         // The session was ended meanwhile; nothing is left to do.
         Err(EventError::Refused(_)) => {}
         Err(error @ EventError::NoSuchSession(_)) => {

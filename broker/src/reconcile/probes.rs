@@ -52,7 +52,7 @@ impl Book for Passes {
     async fn record(&self, target: &ProbeTarget, found: Option<Probe>) {
         let now = self.followups.clock.now();
         match self.followups.store.probed(target.desktop, found, now).await {
-            Ok(followups) => self.followups.carry_out(followups).await,
+            Ok(followups) => drop(self.followups.carry_out(followups).await),
             Err(error) => debug!(desktop = %target.name, %error, "Probe not recorded"),
         }
     }
