@@ -169,6 +169,7 @@ fn a_desktop_that_is_never_reused_goes_to_nobody_else() -> Result<()> {
     let desktop = FakeDesktop::echo(b"")?;
     let mut keiri = pool("keiri", "keiri", &[desktop.address()]);
     keiri["queue_wait_ms"] = 0.into();
+    keiri["hold_ms"] = 0.into();
     keiri["grace_ms"] = 1.into();
     let site = Site::builder().people(&EVERYBODY)?.pool(keiri).start()?;
     let api = site.api()?;
@@ -189,6 +190,7 @@ fn a_dedicated_desktop_stays_its_owners() -> Result<()> {
     let addresses = desktops.each_ref().map(FakeDesktop::address);
     let mut keiri = pool("keiri", "keiri", &addresses);
     keiri["kind"] = "dedicated".into();
+    keiri["hold_ms"] = 0.into();
     keiri["grace_ms"] = 1.into();
     keiri["queue_wait_ms"] = 0.into();
     let site = Site::builder().people(&EVERYBODY)?.pool(keiri).start()?;

@@ -71,7 +71,8 @@ pub struct RawPool {
     /// The gateways that may serve it.
     #[serde(default = "default_group")]
     pub gateways: GatewayGroup,
-    /// How long a gateway keeps a session's desktop connection without a link.
+    /// How long a gateway keeps a session's desktop connection without a link; at
+    /// most `grace_ms`.
     #[serde(default = "default_hold")]
     pub hold_ms: u64,
     /// How long a session without a link keeps its desktop.
@@ -223,6 +224,8 @@ fn check(raw: &RawPool) -> Vec<Fault> {
     }
     if raw.hold_ms > millis(HOLD_MAX) {
         fault("hold_ms", "is longer than an hour");
+    } else if raw.hold_ms > raw.grace_ms {
+        fault("hold_ms", "is longer than grace_ms");
     }
     if raw.grace_ms > millis(GRACE_MAX) {
         fault("grace_ms", "is longer than seven days");
@@ -357,12 +360,13 @@ mod tests {
     #[test]
     fn each_fault_is_found_alone() {
         let sato: UserId = "honsho/1".parse().unwrap();
-        let faults: [(&str, Spoil<'_>); 14] = [
+        let faults: [(&str, Spoil<'_>); 15] = [
             ("label", &|pool| pool.label.clear()),
             ("label", &|pool| pool.label = "a".repeat(LABEL_MAX + 1)),
             ("security", &|pool| pool.security = None),
             ("security", &|pool| pool.protocol = Protocol::Tcp),
             ("hold_ms", &|pool| pool.hold_ms = 3_600_001),
+            ("hold_ms", &|pool| pool.hold_ms = pool.grace_ms + 1),
             ("grace_ms", &|pool| pool.grace_ms = 7 * 24 * 3_600_000 + 1),
             ("queue_wait_ms", &|pool| pool.queue_wait_ms = 600_001),
             ("queue_limit", &|pool| pool.queue_limit = QUEUE_MAX + 1),

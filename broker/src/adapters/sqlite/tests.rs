@@ -91,7 +91,7 @@ async fn a_file_of_a_newer_version_is_refused() {
     let Err(OpenError::Schema(_, SchemaError::Newer { found, known })) = open(&path).await else {
         panic!("it was opened");
     };
-    assert_eq!((found, known), (99, 2));
+    assert_eq!((found, known), (99, 3));
 }
 
 #[tokio::test]
