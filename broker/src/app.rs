@@ -45,6 +45,7 @@ use crate::flows::login::LoginDesk;
 use crate::flows::redeem::RedeemDesk;
 use crate::flows::refusals::Refusals;
 use crate::flows::sign_in::{Gauges, SignIn};
+use crate::flows::tokens::Tokens;
 use crate::flows::waiting::WaitingRooms;
 use crate::metrics::Metrics;
 use crate::ports::clock::Clock;
@@ -160,6 +161,7 @@ impl App {
         let key =
             (config.signing_key.kid().to_owned(), PublicKey::new(config.signing_key.public()));
         let keys = TokenKeys::new(&config.issuer, [key]);
+        let tokens = Tokens { signer: Arc::new(config.signing_key), issuer: config.issuer };
         let classes = Arc::new(config.classes);
         let redeem = RedeemDesk {
             keys: keys.clone(),
@@ -181,11 +183,10 @@ impl App {
             sign_in: sign_in(&mut registry, config.realms, &store, &clock, &metrics)?,
             assignments: Assignments {
                 store: Arc::clone(&store),
-                signer: Arc::new(config.signing_key),
+                tokens,
                 rooms,
                 clock,
                 metrics: metrics.clone(),
-                issuer: config.issuer,
                 gateways,
             },
             catalogue: Arc::clone(&catalogue),

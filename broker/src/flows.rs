@@ -12,5 +12,6 @@ pub mod refusals;
 pub mod sign_in;
 #[cfg(test)]
 pub(crate) mod tests;
+pub mod tokens;
 pub mod turnstile;
 pub mod waiting;

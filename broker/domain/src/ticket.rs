@@ -4,6 +4,8 @@
 //! session and the desktop as they stand at this instant, inside the transaction
 //! that redeems.
 
+use std::time::Duration;
+
 use tegata_proto::claims::{Claims, LEEWAY_S, TICKET_LIFE_S};
 use tegata_proto::code::Code;
 use tegata_proto::id::{LinkNumber, UserId};
@@ -11,6 +13,9 @@ use tegata_proto::id::{LinkNumber, UserId};
 use crate::desktop::{self, Desktop};
 use crate::session;
 use crate::time::Timestamp;
+
+/// Longest life of a resume grant; the pool's grace is the other bound.
+pub const GRANT_LIFE_MAX: Duration = Duration::from_hours(12);
 
 /// A session, as far as a redeem looks at it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,11 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tegata_domain::pool::Pool;
-use tegata_domain::time::Timestamp;
 use tegata_edge::source::Prefix;
-use tegata_proto::claims::{Claims, Confirmation, TICKET_LIFE_S};
 use tegata_proto::code::Code;
-use tegata_proto::id::{SessionId, TicketId};
+use tegata_proto::id::SessionId;
 use tegata_proto::key::Thumbprint;
 use tegata_proto::login::{Desktop, Gateway, TicketAnswer};
 use tegata_proto::policy::Protocol;
@@ -20,33 +18,29 @@ use tokio::time::{Instant, timeout_at};
 use tracing::{info, warn};
 use uuid::Uuid;
 
+use crate::flows::tokens::{Bearer, Tokens};
 use crate::flows::waiting::{Queued, WaitingRooms, Whence};
 use crate::metrics::{Metrics, Phase};
 use crate::ports::clock::Clock;
 use crate::ports::directory::Person;
-use crate::ports::signer::{Signer, TokenKind};
+use crate::ports::signer::SignError;
 use crate::ports::store::{Assign, AssignError, Assigned, Store};
 
 /// How often somebody who waits looks for a free desktop without being woken.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Most of a resume grant's life; the session's grace is the other bound.
-const GRANT_LIFE_MAX: Duration = Duration::from_hours(12);
-
 /// What every ticket needs.
 pub struct Assignments {
     /// Where assignments are kept.
     pub store: Arc<dyn Store>,
-    /// Who signs.
-    pub signer: Arc<dyn Signer>,
+    /// What signs.
+    pub tokens: Tokens,
     /// Who waits.
     pub rooms: Arc<WaitingRooms>,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// Where durations are counted.
     pub metrics: Metrics,
-    /// `iss` of every ticket.
-    pub issuer: String,
     /// Where tickets are taken.
     pub gateways: Arc<dyn Fn() -> Vec<Gateway> + Send + Sync>,
 }
@@ -147,17 +141,22 @@ impl Assignments {
     ) -> Result<TicketAnswer, Code> {
         let pool = applicant.pool.raw();
         let now = self.clock.now();
-        let sign = |kind, life: Duration| {
-            let claims = self.claims(applicant, sid, assigned, now, life);
-            self.signer.sign(kind, &claims).map_err(|error| {
-                warn!(error = &error as &dyn std::error::Error, "Ticket not signed");
-                Code::Internal
-            })
+        let bearer = Bearer {
+            user: applicant.person.user.clone(),
+            sid,
+            epoch: assigned.epoch,
+            gateways: pool.gateways.clone(),
+            key: applicant.key,
         };
+        let failed = |error: SignError| {
+            warn!(error = &error as &dyn std::error::Error, "Ticket not signed");
+            Code::Internal
+        };
+        let grace = applicant.pool.grace();
         let rdp = pool.protocol == Protocol::Rdp;
         Ok(TicketAnswer {
-            ticket: sign(TokenKind::Ticket, Duration::from_secs(TICKET_LIFE_S))?,
-            grant: sign(TokenKind::Resume, applicant.pool.grace().min(GRANT_LIFE_MAX))?,
+            ticket: self.tokens.ticket(&bearer, now).map_err(failed)?,
+            grant: self.tokens.grant(&bearer, grace, now).map_err(failed)?,
             gateways: (self.gateways)(),
             desktop: Desktop {
                 name: assigned.name.clone(),
@@ -169,27 +168,6 @@ impl Assignments {
             policy: pool.policy,
             sign_on: pool.sign_on,
         })
-    }
-
-    fn claims(
-        &self,
-        applicant: &Applicant,
-        sid: SessionId,
-        assigned: &Assigned,
-        now: Timestamp,
-        life: Duration,
-    ) -> Claims {
-        Claims {
-            iss: self.issuer.clone(),
-            aud: applicant.pool.raw().gateways.clone(),
-            sub: applicant.person.user.clone(),
-            sid,
-            epoch: assigned.epoch,
-            jti: TicketId(Uuid::now_v7()),
-            iat: now.as_secs(),
-            exp: now.after(life).as_secs(),
-            cnf: Confirmation { jkt: applicant.key },
-        }
     }
 
     /// Tries once; `None` means that no desktop is free.
