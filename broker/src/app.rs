@@ -165,6 +165,8 @@ impl App {
         let classes = Arc::new(config.classes);
         let redeem = RedeemDesk {
             keys: keys.clone(),
+            tokens: tokens.clone(),
+            catalogue: Arc::clone(&catalogue),
             followups: followups.clone(),
             refusals: Arc::clone(&refusals),
             metrics: metrics.clone(),

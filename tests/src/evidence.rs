@@ -52,7 +52,15 @@ pub fn standing(store: &Path) -> Result<Standing> {
             store,
             &format!("SELECT {}, state, holder, epoch FROM desktops", uuid("id")),
         )?,
-        sessions: rows(store, &format!("SELECT {}, state FROM sessions", uuid("sid")))?,
+        sessions: rows(
+            store,
+            // Who comes back is kept as carried, with a deadline.
+            &format!(
+                "SELECT {}, CASE WHEN state = 'active' AND deadline IS NOT NULL \
+                 THEN 'returned' ELSE state END AS state FROM sessions",
+                uuid("sid")
+            ),
+        )?,
         tickets: rows(store, &format!("SELECT {}, {} FROM tickets", uuid("jti"), uuid("sid")))?,
     })
 }

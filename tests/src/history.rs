@@ -199,6 +199,18 @@ pub enum Violation {
         /// The epoch that is said.
         is: u64,
     },
+    /// An older link of a session came up again, by a grant or a ticket.
+    #[error("record {seq} opens link {is} of session {sid}, after {was}")]
+    OldLink {
+        /// The record.
+        seq: i64,
+        /// The session.
+        sid: String,
+        /// The highest number that is known.
+        was: u64,
+        /// The number that is said.
+        is: u64,
+    },
     /// I14: a session went on without the step before it having been recorded.
     #[error("record {seq} makes session {sid} {to}, and it was {from}")]
     SessionStep {

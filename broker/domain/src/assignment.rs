@@ -116,6 +116,21 @@ impl Assignment {
         Ok(effects)
     }
 
+    /// Opens another link of a session whose grant was judged good. The other
+    /// sessions of the assignment wait for their tickets as before.
+    ///
+    /// # Errors
+    ///
+    /// Refuses what [`crate::ticket::judge_grant`] would have refused before.
+    pub fn returned(
+        &mut self,
+        sid: SessionId,
+        rules: Rules,
+        now: Timestamp,
+    ) -> Result<Vec<Effect>, Refused> {
+        self.session_event(sid, session::Event::Returned, rules, now)
+    }
+
     /// Applies one event to a session, and what follows from it to the desktop
     /// and to the other sessions.
     ///
@@ -158,8 +173,9 @@ impl Assignment {
     }
 
     /// Applies who was seen logged on: a session without a link whose person is
-    /// not among them is over, and a desktop that waits for its holder's log-off
-    /// becomes free.
+    /// not among them ends, and a desktop that waits for its holder's log-off
+    /// becomes free. One that lost its session by this is asked about once more,
+    /// when no gateway keeps it connected any longer.
     ///
     /// An answer to a question from before the link was lost counts for nothing:
     /// the person may have logged on after it.
@@ -180,14 +196,10 @@ impl Assignment {
                 && observation.asked.after(rules.grace) >= until
                 && logged_off
             {
-                let (next, wishes) = state.step(session::Event::LoggedOff, rules, now)?;
-                self.sessions.insert(sid, next);
-                // The session was over when the desktop was asked, so the same
-                // answer shows the desktop logged off since.
-                effects.extend(self.follow(sid, wishes, rules, observation.asked)?);
+                let logged_off = session::Event::LoggedOff;
+                effects.extend(self.session_event(sid, logged_off, rules, now)?);
             }
         }
-        effects.retain(|effect| *effect != Effect::AskOccupancy);
         effects.extend(self.tell(desktop::Event::Observed(observation), rules, now)?);
         Ok(effects)
     }

@@ -5,9 +5,11 @@
 //! sessions on it; what they have to do comes out as [`Effect`]s, which
 //! [`crate::assignment`] carries over to them.
 //!
-//! A gateway reports that a link is gone only after it has let the desktop go.
-//! Until then a session is not over, whatever was wished in the meantime: so a
-//! desktop that is handed on has nobody left on its wire.
+//! A gateway may keep a desktop connected after a link is gone, for the next one.
+//! So a session that ever had a link is over only once the gateway has confirmed
+//! that nothing of it is left there, whatever was wished in the meantime: a
+//! desktop that is handed on has nobody left on its wire. Only a person's own
+//! log-off, reported with the end of the link, needs no more than that.
 
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -21,7 +23,7 @@ use crate::time::Timestamp;
 pub const REQUESTED_LIMIT: Duration =
     Duration::from_secs(tegata_proto::claims::TICKET_LIFE_S + tegata_proto::claims::LEEWAY_S);
 
-/// How long a gateway may take from redeem to attach before it is given up.
+/// How long a gateway may take from redeem to attach before the link is given up.
 pub const STARTING_LIMIT: Duration = Duration::from_secs(20);
 
 /// Where a session stands.
@@ -40,6 +42,13 @@ pub enum State {
     },
     /// A link carries it.
     Active,
+    /// Its person comes back: a grant opened a link, which is not attached yet. A
+    /// gateway that takes too long has the link closed, and the session goes on
+    /// without one.
+    Returning {
+        /// Until when the gateway has to say how it went.
+        until: Timestamp,
+    },
     /// No link carries it; the desktop is kept.
     Detached {
         /// Until when.
@@ -63,7 +72,7 @@ pub enum State {
 pub enum Cause {
     /// The person logged off, by the viewer's or the desktop's word.
     LoggedOff,
-    /// The ticket was not used in time, or the gateway never came through.
+    /// The ticket was not used in time, or the gateway never came through with it.
     NeverAttached,
     /// The desktop did not answer the gateway.
     DesktopUnreachable,
@@ -94,11 +103,13 @@ impl Cause {
 pub enum Event {
     /// Its ticket was redeemed.
     Redeemed,
+    /// A grant of it opened a link, whose number is above all before.
+    Returned,
     /// The gateway reached the desktop and carries the link.
     Attached,
     /// The gateway could not reach the desktop, and has connected nobody to it.
     DialFailed,
-    /// The link is gone, and the thin client went first.
+    /// The link is gone, and neither the desktop nor the person ended it.
     LinkLost,
     /// The link is gone, and the desktop closed first.
     DesktopClosed,
@@ -153,11 +164,17 @@ impl State {
     /// Returns when the session has to be looked at again without an event.
     pub fn deadline(self) -> Option<Timestamp> {
         match self {
-            Self::Requested { until } | Self::Starting { until } | Self::Detached { until } => {
-                Some(until)
-            }
+            Self::Requested { until }
+            | Self::Starting { until }
+            | Self::Returning { until }
+            | Self::Detached { until } => Some(until),
             Self::Active | Self::Ending { .. } | Self::Ended { .. } => None,
         }
+    }
+
+    /// Tells whether the session's deadline has passed.
+    pub fn is_overdue(self, now: Timestamp) -> bool {
+        self.deadline().is_some_and(|until| until <= now)
     }
 
     /// Tells whether the session still has a claim on its desktop.
@@ -196,18 +213,15 @@ impl State {
 
     /// Returns what an overdue deadline makes of the session.
     fn settled(self, now: Timestamp) -> Option<(Self, Vec<Effect>)> {
-        let overdue = self.deadline().is_some_and(|until| until <= now);
-        if !overdue {
+        if !self.is_overdue(now) {
             return None;
         }
         match self {
             Self::Requested { .. } => Some(ended(Cause::NeverAttached)),
             Self::Starting { .. } => Some(ending(Cause::NeverAttached)),
-            Self::Detached { .. } => {
-                let (state, mut effects) = ended(Cause::GraceExpired);
-                effects.push(Effect::LogOff);
-                Some((state, effects))
-            }
+            Self::Detached { .. } => Some(ending(Cause::GraceExpired)),
+            // It has a link until the gateway says that it has none.
+            Self::Returning { .. } => None,
             Self::Active | Self::Ending { .. } | Self::Ended { .. } => None,
         }
     }
@@ -220,51 +234,78 @@ impl State {
     ) -> Result<(Self, Vec<Effect>), Refused> {
         let detached = Self::Detached { until: now.after(rules.grace) };
         let moved = match (self, event) {
+            (Self::Returning { .. }, Event::Tick) if self.is_overdue(now) => {
+                (self, vec![Effect::CloseLinks(Code::Unavailable)])
+            }
             (_, Event::Tick) => (self, vec![]),
 
             (Self::Requested { .. }, Event::Redeemed) => {
                 (Self::Starting { until: now.after(STARTING_LIMIT) }, vec![])
             }
-            (Self::Requested { .. } | Self::Detached { .. }, Event::EndWanted(cause)) => {
-                ended(cause)
-            }
+            (Self::Requested { .. }, Event::EndWanted(cause)) => ended(cause),
 
-            (Self::Starting { .. }, Event::Attached) => (Self::Active, vec![]),
+            // The gateway may not have noticed yet that the link before is gone.
+            (
+                Self::Starting { .. }
+                | Self::Active
+                | Self::Returning { .. }
+                | Self::Detached { .. },
+                Event::Returned,
+            ) => (Self::Returning { until: now.after(STARTING_LIMIT) }, vec![]),
+
+            (Self::Starting { .. } | Self::Returning { .. }, Event::Attached) => {
+                (Self::Active, vec![])
+            }
             (Self::Starting { .. }, Event::DialFailed) => {
                 let (state, mut effects) = ended(Cause::DesktopUnreachable);
                 effects.insert(0, Effect::Unreachable);
                 (state, effects)
             }
-            (Self::Starting { .. } | Self::Active, Event::LinkLost | Event::Closed) => {
-                (detached, vec![])
-            }
-            (Self::Starting { .. } | Self::Active, Event::DesktopClosed) => {
-                (detached, vec![Effect::AskOccupancy])
-            }
-            // It is detached once the gateway has said that the link is gone.
-            (Self::Starting { .. } | Self::Active, Event::Disconnected) => {
-                (self, vec![Effect::CloseLinks(Code::EndedByAdministrator)])
-            }
-            (Self::Starting { .. } | Self::Active, Event::EndWanted(cause)) => ending(cause),
-            (Self::Starting { .. } | Self::Active | Self::Detached { .. }, Event::LoggedOff) => {
+            // The person was on that desktop before: it stays theirs.
+            (Self::Returning { .. }, Event::DialFailed) => (detached, vec![]),
+            (
+                Self::Starting { .. } | Self::Active | Self::Returning { .. },
+                Event::LinkLost | Event::Closed,
+            ) => (detached, vec![]),
+            (
+                Self::Starting { .. } | Self::Active | Self::Returning { .. },
+                Event::DesktopClosed,
+            ) => (detached, vec![Effect::AskOccupancy]),
+            (Self::Starting { .. } | Self::Active | Self::Returning { .. }, Event::LoggedOff) => {
                 ended(Cause::LoggedOff)
             }
+            // One with a link is detached once the gateway has said that it is gone.
+            (
+                Self::Starting { .. }
+                | Self::Active
+                | Self::Returning { .. }
+                | Self::Detached { .. },
+                Event::Disconnected,
+            ) => (self, vec![Effect::CloseLinks(Code::EndedByAdministrator)]),
+            (
+                Self::Starting { .. }
+                | Self::Active
+                | Self::Returning { .. }
+                | Self::Detached { .. },
+                Event::EndWanted(cause),
+            ) => ending(cause),
+            (Self::Detached { .. }, Event::LoggedOff) => ending(Cause::LoggedOff),
 
             // What a gateway reports twice, by its link and by its list.
-            (Self::Detached { .. }, Event::LinkLost | Event::Disconnected | Event::Closed) => {
-                (self, vec![])
-            }
+            (Self::Detached { .. }, Event::LinkLost | Event::Closed) => (self, vec![]),
             (Self::Detached { .. }, Event::DesktopClosed) => (self, vec![Effect::AskOccupancy]),
 
+            (Self::Ending { cause }, Event::Closed) => ended(cause),
+            // The link is gone, and the desktop may still be kept for the next one.
             (
-                Self::Ending { cause },
-                Event::Closed
-                | Event::LinkLost
+                Self::Ending { .. },
+                Event::LinkLost
                 | Event::DesktopClosed
                 | Event::LoggedOff
-                | Event::DialFailed,
-            ) => ended(cause),
-            (Self::Ending { .. }, Event::EndWanted(_) | Event::Disconnected) => (self, vec![]),
+                | Event::DialFailed
+                | Event::EndWanted(_)
+                | Event::Disconnected,
+            ) => (self, vec![]),
             // An attach that was under way when the session was ended.
             (Self::Ending { cause } | Self::Ended { cause }, Event::Attached) => {
                 (self, vec![Effect::CloseLinks(cause.code())])
@@ -281,7 +322,8 @@ impl State {
 
             (
                 Self::Requested { .. },
-                Event::Attached
+                Event::Returned
+                | Event::Attached
                 | Event::DialFailed
                 | Event::LinkLost
                 | Event::DesktopClosed
@@ -289,10 +331,11 @@ impl State {
                 | Event::Disconnected
                 | Event::Closed,
             )
-            | (Self::Starting { .. } | Self::Active | Self::Ending { .. }, Event::Redeemed)
+            | (Self::Starting { .. } | Self::Active | Self::Returning { .. }, Event::Redeemed)
             | (Self::Active, Event::Attached | Event::DialFailed)
             | (Self::Detached { .. }, Event::Redeemed | Event::Attached | Event::DialFailed)
-            | (Self::Ended { .. }, Event::Redeemed | Event::Disconnected) => {
+            | (Self::Ending { .. }, Event::Redeemed | Event::Returned)
+            | (Self::Ended { .. }, Event::Redeemed | Event::Returned | Event::Disconnected) => {
                 return Err(Refused { state: self, event });
             }
         };
@@ -301,7 +344,12 @@ impl State {
 }
 
 fn ended(cause: Cause) -> (State, Vec<Effect>) {
-    (State::Ended { cause }, vec![Effect::Release])
+    let mut effects = vec![Effect::Release];
+    // They have had their time to log off by themselves.
+    if cause == Cause::GraceExpired {
+        effects.push(Effect::LogOff);
+    }
+    (State::Ended { cause }, effects)
 }
 
 fn ending(cause: Cause) -> (State, Vec<Effect>) {

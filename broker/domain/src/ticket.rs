@@ -1,8 +1,10 @@
-//! When a ticket opens a link.
+//! When a ticket or a resume grant opens a link.
 //!
 //! Signature, audience and proof are checked before; here the claims meet the
 //! session and the desktop as they stand at this instant, inside the transaction
-//! that redeems.
+//! that redeems. A ticket opens a session's first link, once. A grant opens any
+//! further one, as often as it is shown: the session, the epoch and the link's
+//! number fence it.
 
 use std::time::Duration;
 
@@ -40,27 +42,81 @@ pub fn judge(
     desktop: &Desktop,
     now: Timestamp,
 ) -> Result<(), Code> {
-    let now_s = now.as_secs();
-    let life = claims.exp.checked_sub(claims.iat);
-    if claims.iat > now_s.saturating_add(LEEWAY_S) || life.is_none_or(|life| life > TICKET_LIFE_S) {
-        return Err(Code::TicketInvalid);
-    }
-    if claims.exp.saturating_add(LEEWAY_S) < now_s {
-        return Err(Code::TicketExpired);
-    }
+    judge_times(claims, Duration::from_secs(TICKET_LIFE_S), now)?;
     if claims.sub != *session.user {
         return Err(Code::TicketInvalid);
     }
     match session.state {
-        session::State::Requested { until } if now < until => {}
+        session::State::Requested { .. } if !session.state.is_overdue(now) => {}
         session::State::Requested { .. } => return Err(Code::TicketExpired),
         session::State::Starting { .. }
         | session::State::Active
+        | session::State::Returning { .. }
         | session::State::Detached { .. } => return Err(Code::TicketUsed),
         session::State::Ending { .. } | session::State::Ended { .. } => {
             return Err(Code::SessionEnded);
         }
     }
+    judge_fences(claims, link, session, desktop)
+}
+
+/// Judges a resume grant (invariant I5). It opens nothing before its session's
+/// ticket is redeemed, nor after the session has ended.
+///
+/// # Errors
+///
+/// The code is what the agent is told.
+pub fn judge_grant(
+    claims: &Claims,
+    link: LinkNumber,
+    session: &Standing<'_>,
+    desktop: &Desktop,
+    now: Timestamp,
+) -> Result<(), Code> {
+    judge_times(claims, GRANT_LIFE_MAX, now)?;
+    if claims.sub != *session.user {
+        return Err(Code::TicketInvalid);
+    }
+    let overdue = session.state.is_overdue(now);
+    match session.state {
+        session::State::Active | session::State::Returning { .. } => {}
+        session::State::Starting { .. } | session::State::Detached { .. } if !overdue => {}
+        session::State::Requested { .. } if !overdue => return Err(Code::ResumeLost),
+        session::State::Requested { .. }
+        | session::State::Starting { .. }
+        | session::State::Detached { .. }
+        | session::State::Ending { .. }
+        | session::State::Ended { .. } => return Err(Code::SessionEnded),
+    }
+    // Whoever redeemed a ticket of this assignment last has the desktop's links.
+    if desktop.session != Some(claims.sid) {
+        return Err(Code::SessionEnded);
+    }
+    judge_fences(claims, link, session, desktop)
+}
+
+/// Judges when a token lives, and for how long.
+fn judge_times(claims: &Claims, longest: Duration, now: Timestamp) -> Result<(), Code> {
+    let now_s = now.as_secs();
+    let life = claims.exp.checked_sub(claims.iat);
+    let too_long = life.is_none_or(|life| life > longest.as_secs());
+    if claims.iat > now_s.saturating_add(LEEWAY_S) || too_long {
+        return Err(Code::TicketInvalid);
+    }
+    if claims.exp.saturating_add(LEEWAY_S) < now_s {
+        return Err(Code::TicketExpired);
+    }
+    Ok(())
+}
+
+/// Judges whether the desktop is still the one that was given, and the link the
+/// next one.
+fn judge_fences(
+    claims: &Claims,
+    link: LinkNumber,
+    session: &Standing<'_>,
+    desktop: &Desktop,
+) -> Result<(), Code> {
     let held = match desktop.state {
         desktop::State::Assigned | desktop::State::Draining => desktop.is_held_by(session.user),
         desktop::State::Starting

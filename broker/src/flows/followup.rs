@@ -97,7 +97,7 @@ impl Followups {
         let mut led_to = Vec::new();
         for followup in followups {
             match followup {
-                Followup::CloseLinks { sid, code } => {
+                Followup::CloseLinks { sid, link, code } => {
                     let ended = self.sessions.end(sid, code).await;
                     debug!(session.id = %sid, links = ended.is_some(), "Links closed");
                     let last_byte_at = ended.and_then(|ended| ended.last_byte_at).map(timestamp);
@@ -105,7 +105,7 @@ impl Followups {
                     let event = SessionEvent {
                         sid,
                         event: Event::Closed,
-                        link: None,
+                        link: Some(link),
                         carried: None,
                         actor: Actor::Broker,
                         now: self.clock.now(),
@@ -131,8 +131,9 @@ impl Followups {
         let Some(question) = self.asking.begin(what) else { return };
         let this = self.clone();
         self.tasks.spawn("occupancy", async move {
-            let _until_answered = question;
-            let Ok(_turn) = this.asking.turns.acquire().await else { return };
+            let until_answered = question;
+            let turns = Arc::clone(&this.asking.turns);
+            let Ok(turn) = turns.acquire().await else { return };
             if let Some(log_off) = log_off
                 && !this.log_off(&log_off).await
             {
@@ -148,7 +149,11 @@ impl Followups {
                 }
             };
             let observation = Observation { logged_on, asked };
-            match this.store.observed(target.desktop, observation, this.clock.now()).await {
+            let now = this.clock.now();
+            let observed = this.store.observed(target.desktop, observation, now).await;
+            // What the answer leads to may be another question to the same desktop.
+            drop((until_answered, turn));
+            match observed {
                 // A pass picks up what asks for the same desktop again.
                 Ok(more) => {
                     let quick = |f: &Followup| {

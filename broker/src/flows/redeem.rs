@@ -1,4 +1,4 @@
-//! What a gateway asks and reports: redeem, attach, detach.
+//! What a gateway asks and reports: redeem, renew, attach, detach.
 //!
 //! The broker verifies everything again, because it does not trust the gateway,
 //! and judges the times, because gateways have no say in them.
@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tegata_domain::session::Event;
+use tegata_domain::session::{Event, State};
 use tegata_domain::time::Timestamp;
 use tegata_edge::source::Prefix;
 use tegata_gateway::proof::{purpose_of, sha256, thumbprint, verify_proof};
@@ -17,18 +17,23 @@ use tegata_gateway::redeem::{
     Renewal, Renewed, Shown, Unreachable,
 };
 use tegata_gateway::verify::{TokenKeys, TokenKind};
+use tegata_proto::claims::Claims;
 use tegata_proto::code::Code;
+use tegata_proto::encoding::Secret;
 use tegata_proto::id::{GatewayId, LinkNumber, SessionId};
 use tegata_proto::session::Right;
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
+use crate::flows::catalogue::Catalogue;
 use crate::flows::followup::Followups;
 use crate::flows::refusals::{Door, Refusals};
+use crate::flows::tokens::{Bearer, Tokens, grant_life, until_renewal};
 use crate::metrics::{Metrics, Phase};
+use crate::ports::signer;
 use crate::ports::store::action::{GRANT_REFUSED, TICKET_REFUSED};
 use crate::ports::store::{
-    Actor, AuditRecord, Carried, EventError, Redeem, RedeemError, SessionEvent,
+    self, Actor, AuditRecord, Carried, EventError, Redeem, RedeemError, SessionEvent,
 };
 
 /// How long a gateway carries on without its broker. In one process it never
@@ -43,8 +48,12 @@ const TELL_AGAIN: Duration = Duration::from_secs(2);
 
 /// Serves the gateway in this process.
 pub struct RedeemDesk {
-    /// The keys that tickets may be signed with.
+    /// The keys that tickets and grants may be signed with.
     pub keys: TokenKeys,
+    /// What signs younger grants.
+    pub tokens: Tokens,
+    /// The pools in memory.
+    pub catalogue: Arc<Catalogue>,
     /// What is left to do after a commit; with the store and the clock.
     pub followups: Followups,
     /// The audit trail of refusals.
@@ -78,32 +87,35 @@ impl RedeemDesk {
     }
 
     async fn decide(&self, request: RedeemRequest) -> Result<Redeemed, Refused> {
-        let verified = self.verify(&request).and(match request.right {
-            Right::Ticket(_) => Ok(()),
-            // Links that were lost are not resumed yet: the person logs in again.
-            Right::Grant(_) => Err(Code::ResumeLost),
-        });
-        if let Err(code) = verified {
+        if let Err(code) = self.verify(&request) {
             let RedeemRequest { right, link, gateway, remote, .. } = &request;
             self.audit(code, &Showing { right, link: *link, gateway, source: remote.ip() });
             return Err(Refused::Code(code));
         }
+        let (claims, now) = (request.claims.clone(), self.followups.clock.now());
+        let kind = match request.right {
+            Right::Ticket(_) => signer::TokenKind::Ticket,
+            Right::Grant(_) => signer::TokenKind::Resume,
+        };
         let redeem = Redeem {
+            kind,
             claims: request.claims,
+            resume: request.resume,
             link: request.link,
             exporter: sha256(&request.exporter),
             gateway: request.gateway,
             boot: request.boot,
             class: request.class.to_string(),
-            now: self.followups.clock.now(),
+            now,
         };
         let redeemed = self.followups.store.redeem(redeem).await.map_err(|error| match error {
             RedeemError::Refused(code) => Refused::Code(code),
             RedeemError::Store(error) => {
-                warn!(error = &error as &dyn std::error::Error, "Ticket not redeemed");
+                warn!(error = &error as &dyn std::error::Error, "Ticket or grant not redeemed");
                 Refused::Busy { retry_after: RETRY_AFTER }
             }
         })?;
+        let (grant, renew_after) = self.younger(kind, claims, &redeemed, now);
         self.followups.carry_out(redeemed.followups).await;
         Ok(Redeemed {
             epoch: redeemed.epoch,
@@ -113,9 +125,53 @@ impl RedeemDesk {
             incarnation: redeemed.incarnation,
             lease_s: seconds(LEASE),
             hold_s: seconds(redeemed.hold),
-            grant: None,
-            renew_after: LEASE,
+            grant,
+            renew_after,
         })
+    }
+
+    /// Returns a younger grant where the one that was shown is past half its life,
+    /// and when to ask for the next one. Whoever shows a ticket has a grant that is
+    /// as old.
+    fn younger(
+        &self,
+        kind: signer::TokenKind,
+        claims: Claims,
+        redeemed: &store::Redeemed,
+        now: Timestamp,
+    ) -> (Option<Secret>, Duration) {
+        let life = grant_life(redeemed.grace);
+        let left = match kind {
+            signer::TokenKind::Ticket => until_renewal(claims.iat, life, now),
+            signer::TokenKind::Resume => {
+                let shown = Duration::from_secs(claims.exp.saturating_sub(claims.iat));
+                until_renewal(claims.iat, shown, now)
+            }
+        };
+        if !left.is_zero() {
+            return (None, left);
+        }
+        let bearer = Bearer {
+            user: claims.sub,
+            sid: claims.sid,
+            epoch: redeemed.epoch,
+            gateways: redeemed.gateways.clone(),
+            key: claims.cnf.jkt,
+        };
+        match self.sign(&bearer, redeemed.grace, now) {
+            Some(grant) => (Some(grant), life / 2),
+            None => (None, Duration::ZERO),
+        }
+    }
+
+    fn sign(&self, bearer: &Bearer, grace: Duration, now: Timestamp) -> Option<Secret> {
+        let signed = self.tokens.grant(bearer, grace, now);
+        signed
+            .inspect_err(|error| {
+                let error = error as &dyn std::error::Error;
+                warn!(session.id = %bearer.sid, error, "Grant not signed");
+            })
+            .ok()
     }
 
     /// Puts a refusal that the store knows nothing of into the audit trail: with a
@@ -206,8 +262,30 @@ impl Broker for RedeemDesk {
         outcome
     }
 
-    async fn renew(&self, _renewal: Renewal) -> Option<Renewed> {
-        None
+    async fn renew(&self, renewal: Renewal) -> Option<Renewed> {
+        let Renewal { sid, epoch, link, jkt } = renewal;
+        let found = self.followups.store.session(sid).await.inspect_err(|error| {
+            let error = error as &dyn std::error::Error;
+            warn!(session.id = %sid, error, "Session not read, its grant is not renewed");
+        });
+        let session = found.ok().flatten()?;
+        let carried = match session.state {
+            State::Starting { .. } | State::Active | State::Returning { .. } => true,
+            State::Requested { .. }
+            | State::Detached { .. }
+            | State::Ending { .. }
+            | State::Ended { .. } => false,
+        };
+        let theirs = (session.epoch, session.link, session.key) == (epoch, link, Some(jkt));
+        if !carried || !theirs {
+            info!(session.id = %sid, %link, "Grant not renewed");
+            return None;
+        }
+        let pool = self.catalogue.pool(&session.pool)?;
+        let gateways = pool.raw().gateways.clone();
+        let bearer = Bearer { user: session.user, sid, epoch, gateways, key: jkt };
+        let grant = self.sign(&bearer, pool.grace(), self.followups.clock.now())?;
+        Some(Renewed { grant, renew_after: grant_life(pool.grace()) / 2 })
     }
 
     async fn refused(&self, report: RefusedAttach) {
@@ -236,8 +314,9 @@ impl Broker for RedeemDesk {
             LinkEnd::AgentBye(Code::LoggedOff) => Event::LoggedOff,
             LinkEnd::DesktopClosed { viewer: Some(Code::LoggedOff) } => Event::LoggedOff,
             LinkEnd::DesktopClosed { .. } => Event::DesktopClosed,
-            LinkEnd::Ended(_) => Event::Closed,
-            LinkEnd::AgentBye(_)
+            // That nothing is kept for a session which is ended is not a link's to say.
+            LinkEnd::Ended(_)
+            | LinkEnd::AgentBye(_)
             | LinkEnd::AgentGone
             | LinkEnd::AgentFault(_)
             | LinkEnd::Superseded

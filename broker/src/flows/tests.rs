@@ -15,7 +15,7 @@ use tegata_edge::source::Prefix;
 use tegata_edge::supervisor::Tasks;
 use tegata_gateway::sessions::Sessions;
 use tegata_proto::code::Code;
-use tegata_proto::id::{Epoch, SeatName, SessionId};
+use tegata_proto::id::{Epoch, LinkNumber, SeatName, SessionId};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -123,10 +123,13 @@ async fn all_of_many_follow_ups_are_carried_out() {
     let place = followups.rooms.join(&soumu, whence, SessionId(Uuid::nil()), 1).unwrap();
     let moved = place.moved();
 
-    let nobody =
-        |n| Followup::CloseLinks { sid: SessionId(Uuid::from_u128(n)), code: Code::Internal };
+    let close = |sid| {
+        let (link, code) = (LinkNumber::FIRST, Code::EndedByAdministrator);
+        Followup::CloseLinks { sid, link, code }
+    };
+    let nobody = |n| close(SessionId(Uuid::from_u128(n)));
     let mut many: Vec<_> = (1_000..1_200).map(nobody).collect();
-    many.push(Followup::CloseLinks { sid: login.sid, code: Code::EndedByAdministrator });
+    many.push(close(login.sid));
     many.push(Followup::Freed(soumu.clone()));
     followups.carry_out(many).await;
 

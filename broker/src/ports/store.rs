@@ -32,10 +32,14 @@ use tegata_proto::claims::Claims;
 use tegata_proto::code::Code;
 use tegata_proto::encoding::Sha256;
 use tegata_proto::id::{
-    DesktopId, Epoch, GatewayId, Incarnation, LinkNumber, PoolName, SeatName, SessionId, UserId,
+    DesktopId, Epoch, GatewayGroup, GatewayId, Incarnation, LinkNumber, PoolName, SeatName,
+    SessionId, UserId,
 };
+use tegata_proto::key::Thumbprint;
 use tegata_proto::policy::{Policy, Protocol, Security};
 use uuid::Uuid;
+
+use crate::ports::signer::TokenKind;
 
 /// Time between two probes of a desktop that could become ready.
 pub const PROBE_SOON: Duration = Duration::from_secs(5);
@@ -102,10 +106,12 @@ pub trait Store: Familiarity {
     async fn assign(&self, assign: Assign) -> Result<Assigned, AssignError>;
 
     /// Uses a ticket up (invariants I4 and I5) and moves its session to `Starting`;
-    /// other sessions of the same assignment end as taken over.
+    /// other sessions of the same assignment end as taken over. Or opens a further
+    /// link of a session by its grant, and moves it to `Returning`; a grant is not
+    /// used up, and takes nothing over.
     ///
-    /// The same redeem repeated (same `jti`, boot, exporter hash and link) gets the
-    /// first answer again.
+    /// The same redeem repeated (same ticket or session, boot, exporter hash and
+    /// link) gets the first answer again.
     async fn redeem(&self, redeem: Redeem) -> Result<Redeemed, RedeemError>;
 
     /// Applies one event to a session, and what follows from it to its desktop;
@@ -122,7 +128,7 @@ pub trait Store: Familiarity {
     ) -> Result<Vec<Followup>, StoreError>;
 
     /// Applies who was seen logged on at a desktop: a detached session whose
-    /// person is not among them ends as logged off, and a desktop that is being
+    /// person is not among them is to end as logged off, and a desktop that is being
     /// recycled becomes free. An answer to a question from before the link was
     /// lost changes nothing.
     async fn observed(
@@ -158,7 +164,7 @@ pub trait Store: Familiarity {
     async fn to_probe(&self, now: Timestamp, limit: u32) -> Result<Vec<ProbeTarget>, StoreError>;
 
     /// Takes over from an earlier process: sessions that a gateway with another
-    /// boot id carried lose their links and are `Detached` from now on, or over
+    /// boot id carried lose their links, and are `Detached` from now on, or over
     /// where they were `Ending`. Returns how many.
     async fn recover(&self, boot: Uuid, now: Timestamp) -> Result<u32, StoreError>;
 
@@ -309,10 +315,14 @@ pub struct SessionRecord {
     pub created_at: Timestamp,
     /// The network class of its last link, or of its login before the first.
     pub class: String,
+    /// The epoch of its assignment.
+    pub epoch: Epoch,
     /// The number of its last link, or 0.
     pub link: LinkNumber,
     /// The gateway of its last link.
     pub gateway: Option<GatewayId>,
+    /// The thumbprint of the key that its last link was proven with.
+    pub key: Option<Thumbprint>,
 }
 
 /// How a pool stands for a person.
@@ -383,11 +393,16 @@ pub enum AssignError {
     Store(#[from] StoreError),
 }
 
-/// A ticket at a gateway, after its signature and its proof were checked.
+/// A ticket or grant at a gateway, after its signature and its proof were checked.
 #[derive(Debug, Clone)]
 pub struct Redeem {
-    /// What the ticket says.
+    /// Which of the two it is.
+    pub kind: TokenKind,
+    /// What it says.
     pub claims: Claims,
+    /// The connection to the desktop that the gateway has kept and would go on
+    /// with; grants only.
+    pub resume: Option<Incarnation>,
     /// The number of the link.
     pub link: LinkNumber,
     /// SHA-256 of the link's TLS exporter.
@@ -415,21 +430,25 @@ pub struct Redeemed {
     pub protocol: Protocol,
     /// What the pool allows.
     pub policy: Policy,
+    /// The gateways that may serve it now.
+    pub gateways: GatewayGroup,
     /// The number of this connection to the desktop.
     pub incarnation: Incarnation,
     /// How long the gateway keeps the desktop's connection without a link.
     pub hold: Duration,
+    /// How long the session keeps its desktop without a link.
+    pub grace: Duration,
     /// What else has to be done, as closing the links of sessions taken over.
     pub followups: Vec<Followup>,
 }
 
-/// Why a ticket was not redeemed.
+/// Why a ticket or grant opened nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum RedeemError {
     /// It is no good; the agent is told this.
-    #[error("the ticket is refused: {0}")]
+    #[error("the ticket or grant is refused: {0}")]
     Refused(Code),
-    /// The store could not serve; the ticket is as good as before.
+    /// The store could not serve; the ticket or grant is as good as before.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -480,11 +499,15 @@ pub enum EventError {
 /// What has to be done outside after a commit. Doing it twice is harmless.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Followup {
-    /// The gateway closes every link of the session, tells the agent why, and
-    /// confirms with [`session::Event::Closed`].
+    /// The gateway closes every link of the session, tells the agent why, lets go
+    /// of what it keeps for the next one, and confirms with
+    /// [`session::Event::Closed`] of this link.
     CloseLinks {
         /// The session.
         sid: SessionId,
+        /// Its last link so far. One that is let in later is fenced from the
+        /// confirmation by its number.
+        link: LinkNumber,
         /// What the agent is told.
         code: Code,
     },

@@ -32,6 +32,8 @@ pub(super) struct Session {
     pub(super) epoch: u64,
     pub(super) state: String,
     desktop: String,
+    /// The highest number of a link that was let in.
+    link: u64,
 }
 
 /// A state of a desktop after the records have stopped telling of it.
@@ -83,7 +85,11 @@ impl Replay {
         }
         let done = match record.action.as_str() {
             "session.requested" => self.requested(record),
-            "session.starting" => self.redeemed(record).and_then(|()| self.moved(record)),
+            "session.starting" => self
+                .redeemed(record)
+                .and_then(|()| self.opened(record))
+                .and_then(|()| self.moved(record)),
+            "session.returned" => self.opened(record).and_then(|()| self.moved(record)),
             "session.active" | "session.detached" | "session.ending" | "session.ended" => {
                 self.moved(record)
             }
@@ -156,7 +162,7 @@ impl Replay {
         desktop.live.insert(sid.clone(), user.clone());
 
         let (state, desktop) = ("requested".to_owned(), id);
-        let session = Session { user, seat, epoch, state, desktop };
+        let session = Session { user, seat, epoch, state, desktop, link: 0 };
         if let Some(before) = self.world.sessions.insert(sid.clone(), session) {
             let (from, to) = (before.state, "requested".to_owned());
             self.found.push(Violation::SessionStep { seq, sid, from, to });
@@ -166,12 +172,24 @@ impl Replay {
 
     /// A ticket was used up.
     fn redeemed(&mut self, record: &Record) -> Result<(), &'static str> {
-        let seq = record.seq;
         let (sid, jti) = (named(record.sid.as_ref(), "session")?, detail(record, "jti")?);
-        if self.world.redeemed.insert(jti.clone(), sid.clone()).is_some() {
+        if self.world.redeemed.insert(jti.clone(), sid).is_some() {
             self.found.push(Violation::TicketTwice { jti });
         }
-        let Some(session) = self.world.sessions.get(&sid) else { return Ok(()) };
+        Ok(())
+    }
+
+    /// A link was let in, by a ticket or a grant.
+    fn opened(&mut self, record: &Record) -> Result<(), &'static str> {
+        let seq = record.seq;
+        let sid = named(record.sid.as_ref(), "session")?;
+        let link: u64 = detail(record, "link")?.parse().map_err(|_| "link")?;
+        let Some(session) = self.world.sessions.get_mut(&sid) else { return Ok(()) };
+        if link <= session.link {
+            let was = session.link;
+            self.found.push(Violation::OldLink { seq, sid: sid.clone(), was, is: link });
+        }
+        session.link = link;
         let Some(desktop) = self.world.desktops.get(&session.desktop) else { return Ok(()) };
         let theirs = desktop.holder.as_ref() == Some(&session.user);
         if session.epoch != desktop.epoch || !theirs {
@@ -286,15 +304,18 @@ impl Replay {
 /// deadline that passed may be settled in the same step as what came after it.
 fn follows(from: &str, to: &str, cause: &str) -> bool {
     match (from, to) {
-        ("requested", "starting" | "ended") | ("starting", "active" | "detached" | "ending") => {
-            true
-        }
+        ("requested", "starting" | "ended") => true,
+        ("starting" | "returned", "active") => true,
+        ("starting" | "active" | "returned", "detached" | "ending") => true,
         ("starting", "ended") => {
             ["logged_off", "desktop_unreachable", "never_attached"].contains(&cause)
         }
-        ("active", "detached" | "ending") | ("detached" | "ending", "ended") => true,
-        // Every other end waits for the gateway's word that the link is gone.
-        ("active", "ended") => cause == "logged_off",
+        // By a grant, from whatever a session with a link or without one is in.
+        ("starting" | "active" | "returned" | "detached", "returned") => true,
+        ("detached", "ending") | ("ending", "ended") => true,
+        // Every other end waits for the gateway's word that nothing is left there.
+        ("active" | "returned", "ended") => cause == "logged_off",
+        ("detached", "ended") => cause == "grace_expired",
         _ => false,
     }
 }

@@ -4,8 +4,9 @@ use serde_json::json;
 
 use super::*;
 
-/// A morning at the office: Sato gets a desktop, loses her link, comes back and
-/// logs off; Tanaka gets the same desktop after her.
+/// A morning at the office: Sato gets a desktop, loses her link, comes back by her
+/// grant, loses it again, comes back by a login and logs off; Tanaka gets the same
+/// desktop after her.
 struct Morning {
     trail: Vec<Record>,
     heard: Vec<Heard>,
@@ -53,6 +54,7 @@ impl Morning {
     fn new() -> Self {
         let broker = |seq, action, sid, detail: &[_]| record(seq, action, (sid, "d1"), "", detail);
         let end = [("cause", "logged_off"), ("desktop_state", "recycling")];
+        let back = [("jti", "g1"), ("link", "2"), ("resumed", "true")];
         let trail = vec![
             record(1, "pool.created", ("", ""), "", &[("pool", "keiri")]),
             broker(2, "desktop.ready", "", &[]),
@@ -60,15 +62,19 @@ impl Morning {
             record(4, "session.starting", ("s1", "d1"), "sato", &[("jti", "t1"), ("link", "1")]),
             broker(5, "session.active", "s1", &[]),
             broker(6, "session.detached", "s1", &[("event", "link_lost")]),
-            requested(7, "s2", "sato", "1", true),
-            broker(8, "session.ended", "s1", &[("cause", "taken_over")]),
-            record(9, "session.starting", ("s2", "d1"), "sato", &[("jti", "t2"), ("link", "1")]),
-            broker(10, "session.active", "s2", &[]),
-            broker(11, "session.ended", "s2", &end),
-            broker(12, "desktop.ready", "", &[]),
-            requested(13, "s3", "tanaka", "2", false),
-            record(14, "session.starting", ("s3", "d1"), "tanaka", &[("jti", "t3"), ("link", "1")]),
-            broker(15, "session.active", "s3", &[]),
+            record(7, "session.returned", ("s1", "d1"), "sato", &back),
+            broker(8, "session.active", "s1", &[]),
+            broker(9, "session.detached", "s1", &[("event", "link_lost")]),
+            requested(10, "s2", "sato", "1", true),
+            broker(11, "session.ending", "s1", &[("cause", "taken_over")]),
+            record(12, "session.starting", ("s2", "d1"), "sato", &[("jti", "t2"), ("link", "1")]),
+            broker(13, "session.ended", "s1", &[("cause", "taken_over")]),
+            broker(14, "session.active", "s2", &[]),
+            broker(15, "session.ended", "s2", &end),
+            broker(16, "desktop.ready", "", &[]),
+            requested(17, "s3", "tanaka", "2", false),
+            record(18, "session.starting", ("s3", "d1"), "tanaka", &[("jti", "t3"), ("link", "1")]),
+            broker(19, "session.active", "s3", &[]),
         ];
         let heard = vec![
             ticket("sato", "s1", 1, "t1"),
@@ -151,7 +157,7 @@ fn a_good_morning_is_found_good() {
 #[test]
 fn a_desktop_given_away_while_somebody_has_it_is_found() {
     let mut morning = Morning::new();
-    morning.at(7).actor = json!({"user": "tanaka"});
+    morning.at(10).actor = json!({"user": "tanaka"});
     let nothing = String::new;
     let (seq, desktop, holder, user) = (0, nothing(), nothing(), nothing());
     finds(&morning, &Violation::HeldTwice { seq, desktop, holder, user });
@@ -159,14 +165,14 @@ fn a_desktop_given_away_while_somebody_has_it_is_found() {
 
 #[test]
 fn a_desktop_handed_on_while_a_session_lives_is_found() {
-    let morning = Morning::new().without(8);
+    let morning = Morning::new().without(13);
     let early = Violation::HandedOnEarly { seq: 0, desktop: String::new(), sid: String::new() };
     finds(&morning, &early);
 }
 
 #[test]
 fn a_desktop_handed_on_without_an_observed_log_off_is_found() {
-    let morning = Morning::new().without(12);
+    let morning = Morning::new().without(16);
     let nothing = String::new;
     let step =
         Violation::DesktopStep { seq: 0, desktop: nothing(), from: nothing(), to: nothing() };
@@ -176,7 +182,7 @@ fn a_desktop_handed_on_without_an_observed_log_off_is_found() {
 #[test]
 fn a_used_desktop_that_is_ready_again_is_found() {
     let mut morning = Morning::new();
-    morning.at(11).detail.insert("desktop_state".to_owned(), "quarantined".to_owned());
+    morning.at(15).detail.insert("desktop_state".to_owned(), "quarantined".to_owned());
     let nothing = String::new;
     let step =
         Violation::DesktopStep { seq: 0, desktop: nothing(), from: nothing(), to: nothing() };
@@ -198,7 +204,7 @@ fn two_people_carried_to_one_seat_at_once_are_found() {
 #[test]
 fn a_second_desktop_of_one_pool_is_found() {
     let mut morning = Morning::new();
-    morning.at(7).desktop = Some("d2".to_owned());
+    morning.at(10).desktop = Some("d2".to_owned());
     let second = Violation::SecondDesktop { seq: 0, user: String::new(), pool: String::new() };
     finds(&morning, &second);
 }
@@ -207,7 +213,7 @@ fn a_second_desktop_of_one_pool_is_found() {
 fn a_ticket_that_works_twice_is_found_in_the_trail_and_by_the_clients() {
     let twice = Violation::TicketTwice { jti: String::new() };
     let mut morning = Morning::new();
-    morning.at(9).detail.insert("jti".to_owned(), "t1".to_owned());
+    morning.at(12).detail.insert("jti".to_owned(), "t1".to_owned());
     finds(&morning, &twice);
     let mut morning = Morning::new();
     morning.heard.push(attached("s3", "t3", 600));
@@ -217,14 +223,14 @@ fn a_ticket_that_works_twice_is_found_in_the_trail_and_by_the_clients() {
 #[test]
 fn an_epoch_that_does_not_rise_or_is_old_is_found() {
     let mut morning = Morning::new();
-    morning.at(13).detail.insert("epoch".to_owned(), "1".to_owned());
+    morning.at(17).detail.insert("epoch".to_owned(), "1".to_owned());
     finds(&morning, &epoch());
     let mut morning = Morning::new();
-    morning.at(7).detail.insert("epoch".to_owned(), "2".to_owned());
+    morning.at(10).detail.insert("epoch".to_owned(), "2".to_owned());
     finds(&morning, &epoch());
     // Sato's second session starts once Tanaka has the desktop.
     let mut morning = Morning::new();
-    let late = morning.trail.remove(8);
+    let late = morning.trail.remove(11);
     morning.trail.push(late);
     finds(&morning, &epoch());
 }
@@ -232,8 +238,9 @@ fn an_epoch_that_does_not_rise_or_is_old_is_found() {
 #[test]
 fn a_missing_a_doubled_and_a_renumbered_record_are_found() {
     // A gateway that went down at once and one that never said that it was up
-    // leave the same trail, hence neither 5 nor 10.
-    for seq in [4, 6, 8, 9, 11, 13, 14, 15] {
+    // leave the same trail, hence none of 5, 8 and 14; a session may come back or end
+    // before anybody has noticed that its link is gone, hence neither 6 nor 9.
+    for seq in [4, 7, 11, 12, 13, 15, 17, 18, 19] {
         let found = Morning::new().without(seq).found();
         assert!(!found.is_empty(), "without record {seq}");
     }
@@ -250,6 +257,32 @@ fn a_missing_a_doubled_and_a_renumbered_record_are_found() {
     let mut morning = Morning::new();
     morning.at(4).detail.remove("jti");
     finds(&morning, &Violation::Incomplete { seq: 0, what: "" });
+}
+
+#[test]
+fn a_link_that_comes_up_again_and_a_return_after_the_end_are_found() {
+    let old = Violation::OldLink { seq: 0, sid: String::new(), was: 0, is: 0 };
+    for link in ["0", "1"] {
+        let mut morning = Morning::new();
+        morning.at(7).detail.insert("link".to_owned(), link.to_owned());
+        assert_eq!(kinds(&morning.found()), vec![discriminant(&old)], "link {link}");
+    }
+    // Sato's grant of the session that was taken over, before and after its end.
+    for after in [11, 13] {
+        let mut morning = Morning::new();
+        let mut late = morning.at(7).clone();
+        late.detail.insert("link".to_owned(), "3".to_owned());
+        morning.trail.insert(after, late);
+        for (n, record) in morning.trail.iter_mut().enumerate() {
+            record.seq = i64::try_from(n).unwrap() + 1;
+        }
+        finds(&morning, &seen_step());
+    }
+    // And once Tanaka has the desktop.
+    let mut morning = Morning::new();
+    let late = morning.trail.remove(6);
+    morning.trail.push(late);
+    finds(&morning, &epoch());
 }
 
 #[test]

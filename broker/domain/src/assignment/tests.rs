@@ -41,14 +41,71 @@ fn a_probe_frees_a_desktop_once() {
 }
 
 #[test]
-fn an_observed_log_off_frees_the_desktop_without_asking_twice() {
+fn an_observed_log_off_frees_the_desktop_once_no_gateway_keeps_it_and_it_was_asked_again() {
     let mut assignment = at_work();
     let asks = assignment.session_event(FIRST, Event::DesktopClosed, RULES, NOW);
     assert_eq!(asks, Ok(vec![Effect::AskOccupancy]));
     let learnt = NOW.after(Duration::from_secs(5));
-    assert_eq!(assignment.observed(nobody(NOW), RULES, learnt), Ok(vec![Effect::Freed]));
-    assert_eq!(assignment.sessions[&FIRST], session::State::Ended { cause: Cause::LoggedOff });
-    assert_eq!(assignment.desktop.state, desktop::State::Ready { since: learnt });
+    let close = Effect::CloseLinks { sid: FIRST, code: Code::LoggedOff };
+    assert_eq!(assignment.observed(nobody(NOW), RULES, learnt), Ok(vec![close]));
+    assert_eq!(assignment.sessions[&FIRST], session::State::Ending { cause: Cause::LoggedOff });
+    assert_eq!(assignment.observed(nobody(learnt), RULES, learnt), Ok(vec![]), "it is kept");
+
+    let closed = learnt.after(Duration::from_secs(1));
+    let asks = assignment.session_event(FIRST, Event::Closed, RULES, closed);
+    assert_eq!(asks, Ok(vec![Effect::AskOccupancy]));
+    assert_eq!(assignment.observed(nobody(learnt), RULES, closed), Ok(vec![]), "from before");
+    assert_eq!(assignment.observed(nobody(closed), RULES, closed), Ok(vec![Effect::Freed]));
+    assert_eq!(assignment.desktop.state, desktop::State::Ready { since: closed });
+}
+
+#[test]
+fn whoever_comes_back_by_a_grant_keeps_the_desktop_though_it_does_not_answer() {
+    let mut assignment = at_work();
+    for event in [Event::DialFailed, Event::LinkLost, Event::Closed] {
+        assert_eq!(assignment.returned(FIRST, RULES, NOW), Ok(vec![]), "from any state");
+        assert_eq!(assignment.desktop.session, Some(FIRST));
+        assert_eq!(assignment.session_event(FIRST, event, RULES, NOW), Ok(vec![]));
+        let until = NOW.after(GRACE);
+        assert_eq!(assignment.sessions[&FIRST], session::State::Detached { until });
+        assert_eq!(assignment.desktop.state, desktop::State::Assigned);
+    }
+    // The same, where the first attach has never been heard of again.
+    let mut assignment = Assignment::new(Desktop::listed(None, None), []);
+    assignment.probed(Probe::Answered(None), RULES, NOW).expect("it fits");
+    assignment.assign(FIRST, sato(), RULES, NOW).expect("it is ready");
+    assert_eq!(assignment.redeemed(FIRST, RULES, NOW), Ok(vec![]));
+    assert_eq!(assignment.returned(FIRST, RULES, NOW), Ok(vec![]));
+    assert!(assignment.desktop.used, "the link before may have reached it");
+    assert_eq!(assignment.session_event(FIRST, Event::DialFailed, RULES, NOW), Ok(vec![]));
+    assert!(assignment.is_in_use() && assignment.desktop.is_held_by(&sato().user));
+}
+
+#[test]
+fn a_grant_takes_nothing_over_and_a_ticket_takes_over_from_a_grant() {
+    let mut assignment = at_work();
+    assignment.assign(SECOND, sato(), RULES, NOW).expect("it is Sato's");
+    assert_eq!(assignment.returned(FIRST, RULES, NOW), Ok(vec![]));
+    let requested = session::State::requested(NOW);
+    assert_eq!(assignment.sessions[&SECOND], requested, "it waits for its ticket as before");
+    let close = Effect::CloseLinks { sid: FIRST, code: Code::TakenOver };
+    assert_eq!(assignment.redeemed(SECOND, RULES, NOW), Ok(vec![close]));
+    assert!(assignment.returned(FIRST, RULES, NOW).is_err(), "it is over");
+}
+
+#[test]
+fn a_link_that_takes_too_long_is_closed_at_each_pass_until_its_gateway_confirms() {
+    let mut assignment = at_work();
+    assignment.returned(FIRST, RULES, NOW).expect("it fits");
+    assert_eq!(assignment.due(RULES, NOW), Ok(vec![]));
+    let late = NOW.after(session::STARTING_LIMIT);
+    let close = Ok(vec![Effect::CloseLinks { sid: FIRST, code: Code::Unavailable }]);
+    assert_eq!(assignment.due(RULES, late), close);
+    assert_eq!(assignment.due(RULES, late), close);
+    assert_eq!(assignment.session_event(FIRST, Event::Closed, RULES, late), Ok(vec![]));
+    assert_eq!(assignment.due(RULES, late), Ok(vec![]));
+    let until = late.after(GRACE);
+    assert_eq!(assignment.sessions[&FIRST], session::State::Detached { until });
 }
 
 #[test]
@@ -75,11 +132,16 @@ fn a_recycling_desktop_is_asked_about_at_each_pass_and_logged_off_after_grace() 
 }
 
 #[test]
-fn nobody_comes_back_in_time_and_is_logged_off_at_once() {
+fn nobody_comes_back_in_time_and_is_logged_off_once_no_gateway_keeps_the_desktop() {
     let mut assignment = at_work();
     assignment.session_event(FIRST, Event::LinkLost, RULES, NOW).expect("it fits");
-    let effects = assignment.due(RULES, NOW.after(GRACE)).expect("time fits");
-    assert_eq!(effects, [Effect::AskOccupancy, Effect::LogOff]);
+    let over = NOW.after(GRACE);
+    let close = Effect::CloseLinks { sid: FIRST, code: Code::SessionEnded };
+    assert_eq!(assignment.due(RULES, over), Ok(vec![close]));
+    assert_eq!(assignment.due(RULES, over), Ok(vec![close]), "until the gateway confirms");
+    assert_eq!(assignment.desktop.state, desktop::State::Assigned);
+    let effects = assignment.session_event(FIRST, Event::Closed, RULES, over);
+    assert_eq!(effects, Ok(vec![Effect::AskOccupancy, Effect::LogOff]));
 }
 
 #[test]

@@ -12,8 +12,9 @@ enum Outcome {
 use Outcome::{Becomes, Refuses, Stays};
 
 /// One of each event, in the order of the columns of [`row`].
-const EVENTS: [Event; 10] = [
+const EVENTS: [Event; 11] = [
     Event::Redeemed,
+    Event::Returned,
     Event::Attached,
     Event::DialFailed,
     Event::LinkLost,
@@ -29,15 +30,28 @@ const EVENTS: [Event; 10] = [
 fn column(event: Event) -> usize {
     match event {
         Event::Redeemed => 0,
-        Event::Attached => 1,
-        Event::DialFailed => 2,
-        Event::LinkLost => 3,
-        Event::DesktopClosed => 4,
-        Event::LoggedOff => 5,
-        Event::Disconnected => 6,
-        Event::EndWanted(_) => 7,
-        Event::Closed => 8,
-        Event::Tick => 9,
+        Event::Returned => 1,
+        Event::Attached => 2,
+        Event::DialFailed => 3,
+        Event::LinkLost => 4,
+        Event::DesktopClosed => 5,
+        Event::LoggedOff => 6,
+        Event::Disconnected => 7,
+        Event::EndWanted(_) => 8,
+        Event::Closed => 9,
+        Event::Tick => 10,
+    }
+}
+
+/// What follows from the end of a session by itself.
+fn handed_back(cause: Cause) -> Vec<Effect> {
+    match cause {
+        Cause::GraceExpired => vec![Effect::Release, Effect::LogOff],
+        Cause::LoggedOff
+        | Cause::NeverAttached
+        | Cause::DesktopUnreachable
+        | Cause::TakenOver
+        | Cause::Administrator => vec![Effect::Release],
     }
 }
 
@@ -48,13 +62,15 @@ fn column(event: Event) -> usize {
 fn row(state: State) -> [Outcome; EVENTS.len()] {
     use Effect::{AskOccupancy, CloseLinks, Reached, Release, Unreachable};
     let starting = State::Starting { until: NOW.after(STARTING_LIMIT) };
+    let returning = State::Returning { until: NOW.after(STARTING_LIMIT) };
     let detached = State::Detached { until: NOW.after(GRACE) };
     let ending = |cause| State::Ending { cause };
     let ended = |cause| State::Ended { cause };
-    let admin = Cause::Administrator;
+    let (admin, off) = (Cause::Administrator, Cause::LoggedOff);
     match state {
         State::Requested { .. } => [
             /* Redeemed      */ Becomes(starting, vec![]),
+            /* Returned      */ Refuses,
             /* Attached      */ Refuses,
             /* DialFailed    */ Refuses,
             /* LinkLost      */ Refuses,
@@ -67,11 +83,12 @@ fn row(state: State) -> [Outcome; EVENTS.len()] {
         ],
         State::Starting { .. } => [
             /* Redeemed      */ Refuses,
+            /* Returned      */ Becomes(returning, vec![Reached]),
             /* Attached      */ Becomes(State::Active, vec![Reached]),
             /* DialFailed    */ Becomes(ended(Cause::DesktopUnreachable), vec![Unreachable, Release]),
             /* LinkLost      */ Becomes(detached, vec![Reached]),
             /* DesktopClosed */ Becomes(detached, vec![Reached, AskOccupancy]),
-            /* LoggedOff     */ Becomes(ended(Cause::LoggedOff), vec![Reached, Release]),
+            /* LoggedOff     */ Becomes(ended(off), vec![Reached, Release]),
             /* Disconnected  */ Stays(vec![CloseLinks(Code::EndedByAdministrator)]),
             /* EndWanted     */ Becomes(ending(admin), vec![Reached, CloseLinks(admin.code())]),
             /* Closed        */ Becomes(detached, vec![Reached]),
@@ -79,11 +96,25 @@ fn row(state: State) -> [Outcome; EVENTS.len()] {
         ],
         State::Active => [
             /* Redeemed      */ Refuses,
+            /* Returned      */ Becomes(returning, vec![]),
             /* Attached      */ Refuses,
             /* DialFailed    */ Refuses,
             /* LinkLost      */ Becomes(detached, vec![]),
             /* DesktopClosed */ Becomes(detached, vec![AskOccupancy]),
-            /* LoggedOff     */ Becomes(ended(Cause::LoggedOff), vec![Release]),
+            /* LoggedOff     */ Becomes(ended(off), vec![Release]),
+            /* Disconnected  */ Stays(vec![CloseLinks(Code::EndedByAdministrator)]),
+            /* EndWanted     */ Becomes(ending(admin), vec![CloseLinks(admin.code())]),
+            /* Closed        */ Becomes(detached, vec![]),
+            /* Tick          */ Stays(vec![]),
+        ],
+        State::Returning { .. } => [
+            /* Redeemed      */ Refuses,
+            /* Returned      */ Becomes(returning, vec![]),
+            /* Attached      */ Becomes(State::Active, vec![]),
+            /* DialFailed    */ Becomes(detached, vec![]),
+            /* LinkLost      */ Becomes(detached, vec![]),
+            /* DesktopClosed */ Becomes(detached, vec![AskOccupancy]),
+            /* LoggedOff     */ Becomes(ended(off), vec![Release]),
             /* Disconnected  */ Stays(vec![CloseLinks(Code::EndedByAdministrator)]),
             /* EndWanted     */ Becomes(ending(admin), vec![CloseLinks(admin.code())]),
             /* Closed        */ Becomes(detached, vec![]),
@@ -91,30 +122,33 @@ fn row(state: State) -> [Outcome; EVENTS.len()] {
         ],
         State::Detached { .. } => [
             /* Redeemed      */ Refuses,
+            /* Returned      */ Becomes(returning, vec![]),
             /* Attached      */ Refuses,
             /* DialFailed    */ Refuses,
             /* LinkLost      */ Stays(vec![]),
             /* DesktopClosed */ Stays(vec![AskOccupancy]),
-            /* LoggedOff     */ Becomes(ended(Cause::LoggedOff), vec![Release]),
-            /* Disconnected  */ Stays(vec![]),
-            /* EndWanted     */ Becomes(ended(admin), vec![Release]),
+            /* LoggedOff     */ Becomes(ending(off), vec![CloseLinks(off.code())]),
+            /* Disconnected  */ Stays(vec![CloseLinks(Code::EndedByAdministrator)]),
+            /* EndWanted     */ Becomes(ending(admin), vec![CloseLinks(admin.code())]),
             /* Closed        */ Stays(vec![]),
             /* Tick          */ Stays(vec![]),
         ],
         State::Ending { cause } => [
             /* Redeemed      */ Refuses,
+            /* Returned      */ Refuses,
             /* Attached      */ Stays(vec![CloseLinks(cause.code())]),
-            /* DialFailed    */ Becomes(ended(cause), vec![Release]),
-            /* LinkLost      */ Becomes(ended(cause), vec![Release]),
-            /* DesktopClosed */ Becomes(ended(cause), vec![Release]),
-            /* LoggedOff     */ Becomes(ended(cause), vec![Release]),
+            /* DialFailed    */ Stays(vec![]),
+            /* LinkLost      */ Stays(vec![]),
+            /* DesktopClosed */ Stays(vec![]),
+            /* LoggedOff     */ Stays(vec![]),
             /* Disconnected  */ Stays(vec![]),
             /* EndWanted     */ Stays(vec![]),
-            /* Closed        */ Becomes(ended(cause), vec![Release]),
+            /* Closed        */ Becomes(ended(cause), handed_back(cause)),
             /* Tick          */ Stays(vec![]),
         ],
         State::Ended { cause } => [
             /* Redeemed      */ Refuses,
+            /* Returned      */ Refuses,
             /* Attached      */ Stays(vec![CloseLinks(cause.code())]),
             /* DialFailed    */ Stays(vec![]),
             /* LinkLost      */ Stays(vec![]),
@@ -148,6 +182,7 @@ fn states(until: Timestamp) -> Vec<State> {
         State::Requested { until },
         State::Starting { until },
         State::Active,
+        State::Returning { until },
         State::Detached { until },
     ];
     states.extend(CAUSES.map(|cause| State::Ending { cause }));
@@ -178,7 +213,7 @@ fn every_state_answers_every_event_as_the_table_says() {
 
 #[test]
 fn an_overdue_deadline_is_settled_before_any_event() {
-    use Effect::{CloseLinks, LogOff, Reached, Release};
+    use Effect::{CloseLinks, Reached, Release};
     let never = Cause::NeverAttached;
     for until in [NOW, Timestamp::from_millis(1)] {
         let overdue = [
@@ -190,8 +225,8 @@ fn an_overdue_deadline_is_settled_before_any_event() {
             ),
             (
                 State::Detached { until },
-                State::Ended { cause: Cause::GraceExpired },
-                vec![Release, LogOff],
+                State::Ending { cause: Cause::GraceExpired },
+                vec![CloseLinks(Code::SessionEnded)],
             ),
         ];
         for (state, settled, first) in overdue {
@@ -210,6 +245,43 @@ fn an_overdue_deadline_is_settled_before_any_event() {
 }
 
 #[test]
+fn a_return_that_takes_too_long_has_its_link_closed_and_ends_nothing() {
+    for until in [NOW, Timestamp::from_millis(1)] {
+        let late = State::Returning { until };
+        for (event, expected) in EVENTS.into_iter().zip(row(late)) {
+            // Again and again, until the gateway confirms.
+            let close = Stays(vec![Effect::CloseLinks(Code::Unavailable)]);
+            let expected = if event == Event::Tick { close } else { expected };
+            assert_eq!(outcome(late, event), expected, "{event:?}");
+        }
+    }
+    for event in EVENTS {
+        let Ok((next, _)) = (State::Returning { until: SOON }).step(event, RULES, NOW) else {
+            continue;
+        };
+        let wanted = matches!(event, Event::LoggedOff | Event::EndWanted(_));
+        let ends = matches!(next, State::Ending { .. } | State::Ended { .. });
+        assert_eq!(ends, wanted, "{event:?}");
+    }
+}
+
+#[test]
+fn only_the_gateways_word_or_its_persons_makes_a_session_over_that_had_a_link() {
+    for state in states(SOON) {
+        let word = match state {
+            State::Active | State::Returning { .. } => Some(Event::LoggedOff),
+            State::Ending { .. } => Some(Event::Closed),
+            State::Detached { .. } => None,
+            State::Requested { .. } | State::Starting { .. } | State::Ended { .. } => continue,
+        };
+        for event in EVENTS {
+            let over = matches!(state.step(event, RULES, NOW), Ok((State::Ended { .. }, _)));
+            assert_eq!(over, Some(event) == word, "{event:?} in {state:?}");
+        }
+    }
+}
+
+#[test]
 fn a_state_is_overdue_from_its_deadline_on_and_not_a_millisecond_before() {
     let requested = State::requested(NOW);
     let last = Timestamp::from_millis(NOW.as_millis() + 34_999);
@@ -223,7 +295,10 @@ fn a_state_is_overdue_from_its_deadline_on_and_not_a_millisecond_before() {
 fn states_without_a_deadline_wait_for_a_gateway() {
     for state in states(SOON) {
         let waits_for_time = match state {
-            State::Requested { .. } | State::Starting { .. } | State::Detached { .. } => true,
+            State::Requested { .. }
+            | State::Starting { .. }
+            | State::Returning { .. }
+            | State::Detached { .. } => true,
             State::Active | State::Ending { .. } | State::Ended { .. } => false,
         };
         assert_eq!(state.deadline().is_some(), waits_for_time, "{state:?}");
@@ -241,7 +316,7 @@ fn an_end_keeps_the_cause_that_came_first() {
             assert_eq!(again, Ok((ending, vec![])), "{other:?} after {cause:?}");
         }
         let over = ending.step(Event::Closed, RULES, NOW);
-        assert_eq!(over, Ok((State::Ended { cause }, vec![Effect::Release])));
+        assert_eq!(over, Ok((State::Ended { cause }, handed_back(cause))));
     }
 }
 

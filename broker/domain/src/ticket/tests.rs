@@ -56,12 +56,32 @@ fn good() -> Case {
     }
 }
 
+/// A good grant: its session has had one link, and wants the next.
+fn good_grant() -> Case {
+    let mut case = good();
+    case.claims.exp = ISSUED_S + GRANT_LIFE_MAX.as_secs();
+    case.state = session::State::Active;
+    case.highest_link = LinkNumber::FIRST;
+    case.link = LinkNumber(2);
+    case.desktop.session = Some(case.claims.sid);
+    case.desktop.used = true;
+    case
+}
+
 fn verdict(spoil: impl FnOnce(&mut Case)) -> Result<(), Code> {
     let mut case = good();
     spoil(&mut case);
     let session =
         Standing { user: &case.owner, state: case.state, highest_link: case.highest_link };
     judge(&case.claims, case.link, &session, &case.desktop, case.now)
+}
+
+fn grant_verdict(spoil: impl FnOnce(&mut Case)) -> Result<(), Code> {
+    let mut case = good_grant();
+    spoil(&mut case);
+    let session =
+        Standing { user: &case.owner, state: case.state, highest_link: case.highest_link };
+    judge_grant(&case.claims, case.link, &session, &case.desktop, case.now)
 }
 
 #[test]
@@ -107,6 +127,7 @@ fn only_a_session_that_waits_for_its_ticket_takes_one() {
     for (state, code) in [
         (session::State::Starting { until }, Code::TicketUsed),
         (session::State::Active, Code::TicketUsed),
+        (session::State::Returning { until }, Code::TicketUsed),
         (session::State::Detached { until }, Code::TicketUsed),
         (session::State::Ending { cause: Cause::TakenOver }, Code::SessionEnded),
         (session::State::Ended { cause: Cause::NeverAttached }, Code::SessionEnded),
@@ -169,4 +190,104 @@ fn a_link_needs_a_number_above_the_highest() {
     assert_eq!(judged(2, 1), Ok(()));
     assert_eq!(judged(9, 1), Ok(()), "attempts that never arrived leave gaps");
     assert_eq!(judged(u64::MAX, u64::MAX), Err(Code::LinkStale));
+}
+
+#[test]
+fn a_good_grant_is_good_as_often_as_it_is_shown() {
+    assert_eq!(grant_verdict(|_| ()), Ok(()));
+    assert_eq!(grant_verdict(|_| ()), Ok(()));
+}
+
+#[test]
+fn a_grant_of_another_person_epoch_or_session_opens_nothing() {
+    let other = |c: &mut Case| c.claims.sub = user("honsho/tanaka");
+    assert_eq!(grant_verdict(other), Err(Code::TicketInvalid));
+    for epoch in [0, 2, 4, u64::MAX] {
+        let judged = grant_verdict(|c| c.claims.epoch = Epoch(epoch));
+        assert_eq!(judged, Err(Code::SessionEnded), "{epoch}");
+        let judged = grant_verdict(|c| c.desktop.epoch = Epoch(epoch));
+        assert_eq!(judged, Err(Code::SessionEnded), "{epoch}");
+    }
+    for session in [None, Some(SessionId(Uuid::from_u128(9)))] {
+        let judged = grant_verdict(|c| c.desktop.session = session);
+        assert_eq!(judged, Err(Code::SessionEnded), "the links are {session:?}'s");
+    }
+}
+
+#[test]
+fn a_grant_needs_the_desktop_to_be_the_persons_now() {
+    let since = Timestamp::from_millis(1);
+    let in_state = |state| grant_verdict(|c| c.desktop.state = state);
+    assert_eq!(in_state(desktop::State::Assigned), Ok(()));
+    assert_eq!(in_state(desktop::State::Draining), Ok(()), "what runs is finished");
+    for state in [
+        desktop::State::Starting,
+        desktop::State::Ready { since },
+        desktop::State::Recycling { since },
+        desktop::State::Quarantined { reason: Quarantine::Used, since },
+    ] {
+        assert_eq!(in_state(state), Err(Code::SessionEnded), "{state:?}");
+    }
+    let tanaka = Holder { user: user("honsho/tanaka"), account: None };
+    let judged = grant_verdict(|c| c.desktop.holder = Some(tanaka));
+    assert_eq!(judged, Err(Code::SessionEnded));
+}
+
+#[test]
+fn a_grant_opens_nothing_before_its_ticket_and_nothing_after_the_end() {
+    let now = good_grant().now;
+    let later = Timestamp::from_millis(now.as_millis() + 1);
+    for (state, judged) in [
+        (session::State::Requested { until: later }, Err(Code::ResumeLost)),
+        (session::State::Requested { until: now }, Err(Code::SessionEnded)),
+        (session::State::Starting { until: later }, Ok(())),
+        (session::State::Starting { until: now }, Err(Code::SessionEnded)),
+        (session::State::Active, Ok(())),
+        (session::State::Returning { until: later }, Ok(())),
+        // The attach before this one takes too long, and this one takes its place.
+        (session::State::Returning { until: now }, Ok(())),
+        (session::State::Detached { until: later }, Ok(())),
+        (session::State::Detached { until: now }, Err(Code::SessionEnded)),
+        (session::State::Ending { cause: Cause::TakenOver }, Err(Code::SessionEnded)),
+        (session::State::Ended { cause: Cause::Administrator }, Err(Code::SessionEnded)),
+    ] {
+        assert_eq!(grant_verdict(|c| c.state = state), judged, "{state:?}");
+    }
+}
+
+#[test]
+fn a_grant_lives_for_hours_and_not_longer_than_the_limit() {
+    let at =
+        |seconds: u64| grant_verdict(|c| c.now = Timestamp::from_millis(seconds * 1_000 + 999));
+    assert_eq!(at(ISSUED_S - LEEWAY_S), Ok(()), "signed five seconds from now");
+    assert_eq!(at(ISSUED_S - LEEWAY_S - 1), Err(Code::TicketInvalid));
+    let end = ISSUED_S + GRANT_LIFE_MAX.as_secs();
+    assert_eq!(at(end + LEEWAY_S), Ok(()), "over for five seconds");
+    assert_eq!(at(end + LEEWAY_S + 1), Err(Code::TicketExpired));
+
+    let with_exp = |exp: u64| grant_verdict(|c| c.claims.exp = exp);
+    assert_eq!(with_exp(end + 1), Err(Code::TicketInvalid), "lives too long");
+    assert_eq!(with_exp(ISSUED_S - 1), Err(Code::TicketInvalid), "ends before it begins");
+    assert_eq!(with_exp(u64::MAX), Err(Code::TicketInvalid));
+    assert_eq!(verdict(|c| c.claims.exp = end), Err(Code::TicketInvalid), "no life for a ticket");
+}
+
+#[test]
+fn a_grant_needs_a_number_above_the_highest() {
+    let judged = |link, highest| {
+        grant_verdict(|c| {
+            c.link = LinkNumber(link);
+            c.highest_link = LinkNumber(highest);
+        })
+    };
+    for (link, highest, wanted) in [
+        (0, 1, Err(Code::LinkStale)),
+        (1, 1, Err(Code::LinkStale)),
+        (2, 1, Ok(())),
+        (9, 1, Ok(())),
+        (8, 9, Err(Code::LinkStale)),
+        (u64::MAX, u64::MAX, Err(Code::LinkStale)),
+    ] {
+        assert_eq!(judged(link, highest), wanted, "{link} after {highest}");
+    }
 }

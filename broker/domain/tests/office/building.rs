@@ -6,17 +6,35 @@ use std::collections::{BTreeMap, BTreeSet};
 use tegata_domain::pool::{Kind, Reuse};
 use tegata_domain::time::Timestamp;
 use tegata_domain::{desktop, session};
-use tegata_proto::id::{DesktopId, Epoch, SessionId};
+use tegata_proto::id::{DesktopId, Epoch, LinkNumber, SessionId};
 
 use crate::office::{Name, Office};
 
-/// A gateway's connection to a desktop, from the redeem on.
+/// A gateway's connection to a desktop.
 #[derive(Clone)]
 pub(crate) struct Wire {
     pub(crate) desktop: DesktopId,
     pub(crate) person: Name,
-    /// Whether the dial is over, so that bytes may pass.
-    pub(crate) open: bool,
+    /// The link that it is carried over; nothing while it is kept for the next one.
+    pub(crate) link: Option<LinkNumber>,
+}
+
+/// A link that the store has let in, until its gateway has the desktop for it.
+#[derive(Clone)]
+pub(crate) struct Attempt {
+    pub(crate) desktop: DesktopId,
+    pub(crate) person: Name,
+    pub(crate) link: LinkNumber,
+    /// Whether it goes on with the wire that is there.
+    pub(crate) resumes: bool,
+}
+
+/// How an attempt went.
+pub(crate) enum Dialled {
+    Reached,
+    Unreachable,
+    /// The wire that it should have gone on with is not there any more.
+    WireGone,
 }
 
 /// A machine as it stands in the rack.
@@ -25,9 +43,9 @@ pub(crate) struct Machine {
     pub(crate) answers: bool,
     pub(crate) certificate: u8,
     pub(crate) logged_on: BTreeSet<Name>,
-    /// Who has had an open wire since the machine was last seen clean.
+    /// Who has had a wire since the machine was last seen clean.
     left_behind: BTreeSet<Name>,
-    /// The step at which a wire was last open.
+    /// The step at which a wire was last on it.
     wired_at: u64,
     /// Whom the store gave it to last, and at which epoch.
     given: Option<(String, Epoch)>,
@@ -46,6 +64,7 @@ pub(crate) struct Answer {
 pub(crate) struct Building {
     pub(crate) machines: BTreeMap<DesktopId, Machine>,
     pub(crate) wires: BTreeMap<SessionId, Wire>,
+    pub(crate) attempts: BTreeMap<SessionId, Attempt>,
     steps: u64,
 }
 
@@ -58,28 +77,63 @@ impl Building {
         self.machines.get_mut(&id).expect("the machine is in the rack")
     }
 
-    /// A gateway was told to dial.
-    pub(crate) fn dials(&mut self, sid: SessionId, desktop: DesktopId, person: Name) {
-        self.wires.insert(sid, Wire { desktop, person, open: false });
+    /// A gateway was told to get the desktop; returns the link whose attempt has
+    /// to stand back for that.
+    pub(crate) fn begins(&mut self, sid: SessionId, attempt: Attempt) -> Option<LinkNumber> {
+        self.attempts.insert(sid, attempt).map(|before| before.link)
     }
 
-    /// The dial is over; tells whether it went well.
-    pub(crate) fn dialled(&mut self, sid: SessionId) -> bool {
-        let wire = self.wires.get_mut(&sid).expect("somebody dials");
-        let machine = self.machines.get_mut(&wire.desktop).expect("in the rack");
-        wire.open = machine.answers;
-        if wire.open {
-            machine.left_behind.insert(wire.person);
-        } else {
-            self.wires.remove(&sid);
-        }
+    /// An attempt is over. The link before it, which has carried the session until
+    /// now, is returned beside how it went.
+    pub(crate) fn dialled(&mut self, sid: SessionId) -> (Dialled, Option<LinkNumber>) {
         self.note();
-        self.wires.contains_key(&sid)
+        let Attempt { desktop, person, link, resumes } =
+            self.attempts.remove(&sid).expect("somebody dials");
+        let before = self.wires.get_mut(&sid).and_then(|wire| wire.link.take());
+        let machine = self.machines.get_mut(&desktop).expect("in the rack");
+        if !resumes {
+            self.wires.remove(&sid);
+            if machine.answers {
+                self.wires.insert(sid, Wire { desktop, person, link: Some(link) });
+            }
+        } else if let Some(wire) = self.wires.get_mut(&sid) {
+            wire.link = Some(link);
+        }
+        let dialled = match (self.wires.contains_key(&sid), resumes) {
+            (true, _) => {
+                machine.left_behind.insert(person);
+                Dialled::Reached
+            }
+            (false, true) => Dialled::WireGone,
+            (false, false) => Dialled::Unreachable,
+        };
+        self.note();
+        (dialled, before)
     }
 
+    /// A link is gone, and its wire is kept for the next one.
+    pub(crate) fn keeps(&mut self, sid: SessionId) {
+        self.wires.get_mut(&sid).expect("it is carried").link = None;
+    }
+
+    /// Whatever there is of a session at its gateway is let go.
     pub(crate) fn cut(&mut self, sid: SessionId) {
         self.note();
         self.wires.remove(&sid);
+        self.attempts.remove(&sid);
+    }
+
+    /// A wire is let go; an attempt at another one goes on.
+    pub(crate) fn lets_go(&mut self, sid: SessionId) {
+        self.note();
+        self.wires.remove(&sid);
+    }
+
+    /// The gateway's process dies.
+    pub(crate) fn cut_all(&mut self) {
+        self.note();
+        self.wires.clear();
+        self.attempts.clear();
     }
 
     /// The person on a wire logs on, as only they can.
@@ -95,7 +149,8 @@ impl Building {
     }
 
     /// The store has learnt an answer: from now on the machine is clean, if the
-    /// pool lets a log-off clean it, everybody was off, and nobody has come since.
+    /// pool lets a log-off clean it, everybody was off, and no wire has been on it
+    /// since.
     pub(crate) fn learnt(&mut self, answer: &Answer, reuse: Reuse) {
         let Some(machine) = self.machines.get_mut(&answer.desktop) else { return };
         let off = machine.left_behind.is_disjoint(&answer.logged_on);
@@ -107,9 +162,11 @@ impl Building {
     /// Holds everything that must always be so against the store's rows.
     pub(crate) fn inspect(&mut self, office: &Office) {
         self.note();
-        for (sid, wire) in &self.wires {
-            let holder = office.holder(wire.desktop);
-            assert_eq!(holder.as_deref(), Some(wire.person), "I1: {sid} is on the wire");
+        let there = self.wires.iter().map(|(sid, wire)| (sid, wire.desktop, wire.person));
+        let coming = self.attempts.iter().map(|(sid, to)| (sid, to.desktop, to.person));
+        for (sid, desktop, person) in there.chain(coming) {
+            let holder = office.holder(desktop);
+            assert_eq!(holder.as_deref(), Some(person), "I1: {sid} is on the wire");
             assert!(office.stays[sid].state.is_live(), "I1: {sid} is over and on the wire");
         }
         let mut held = BTreeSet::new();
@@ -171,7 +228,9 @@ impl Building {
         };
         assert!(!orphan, "I13: {id} is held, and no session will ever free it");
         let open = live.iter().filter(|sid| match office.stays[sid].state {
-            session::State::Starting { .. } | session::State::Active => true,
+            session::State::Starting { .. }
+            | session::State::Active
+            | session::State::Returning { .. } => true,
             session::State::Requested { .. }
             | session::State::Detached { .. }
             | session::State::Ending { .. }
@@ -180,10 +239,10 @@ impl Building {
         assert!(open.count() <= 1, "{id} has two sessions that may carry bytes");
     }
 
-    /// Counts a step, and remembers where wires are open at it.
+    /// Counts a step, and remembers where wires are at it.
     fn note(&mut self) {
         self.steps += 1;
-        for wire in self.wires.values().filter(|wire| wire.open) {
+        for wire in self.wires.values() {
             if let Some(machine) = self.machines.get_mut(&wire.desktop) {
                 machine.wired_at = self.steps;
             }

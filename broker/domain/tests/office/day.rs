@@ -8,16 +8,20 @@ use tegata_domain::assignment::Effect;
 use tegata_domain::desktop::{self, Observation, Probe, Quarantine};
 use tegata_domain::pool::{Kind, Reuse, Rules};
 use tegata_domain::session::{self, Cause, Event};
+use tegata_domain::ticket::GRANT_LIFE_MAX;
 use tegata_proto::claims::Claims;
 use tegata_proto::code::Code;
 use tegata_proto::encoding::Sha256;
-use tegata_proto::id::{DesktopId, Epoch, SessionId, TicketId};
+use tegata_proto::id::{DesktopId, Epoch, LinkNumber, SessionId, TicketId};
 
-use crate::building::{Answer, Building};
+use crate::building::{Answer, Attempt, Building, Dialled};
 use crate::dice::Dice;
 use crate::office::{Name, Office, Order, PoolNumber, pin, user};
 
 pub(crate) const PEOPLE: [Name; 4] = ["sato", "tanaka", "suzuki", "takahashi"];
+
+/// What a gateway says has happened to a link.
+pub(crate) type Report = (SessionId, LinkNumber, Event);
 
 /// Everything at once: the store's rows, the truth, and what is on its way.
 #[derive(Clone)]
@@ -27,12 +31,19 @@ pub(crate) struct Day {
     /// Tickets that were ever issued; people keep them all.
     pub(crate) tickets: Vec<Claims>,
     /// What gateways have reported and the store has not heard yet.
-    pub(crate) reports: Vec<(SessionId, Event)>,
+    pub(crate) reports: Vec<Report>,
     /// What the store wants done and nobody has done yet.
     pub(crate) orders: Vec<Order>,
     /// What desktops have answered and the store has not heard yet.
     pub(crate) answers: Vec<Answer>,
     redeemed: BTreeSet<TicketId>,
+    /// How often somebody came back by a grant, and with the wire that was there.
+    pub(crate) returns: (u32, u32),
+}
+
+/// The grant that came with a ticket.
+pub(crate) fn grant_of(ticket: &Claims) -> Claims {
+    Claims { exp: ticket.iat + GRANT_LIFE_MAX.as_secs(), ..ticket.clone() }
 }
 
 impl Day {
@@ -45,6 +56,7 @@ impl Day {
             orders: vec![],
             answers: vec![],
             redeemed: BTreeSet::new(),
+            returns: (0, 0),
         }
     }
 
@@ -82,40 +94,122 @@ impl Day {
         assert_eq!(claims.epoch, seat.desktop.epoch, "I5: a ticket of another epoch");
         let person = self.office.stays[&claims.sid].person;
         assert_eq!(claims.sub, user(person), "I5: a ticket of another person");
-        self.building.dials(claims.sid, desktop, person);
+        self.begins(claims.sid, desktop, person, LinkNumber::FIRST, false);
         self.orders.extend(orders);
         Ok(desktop)
     }
 
-    /// A dial ends, and the gateway writes its report.
+    /// Somebody shows the grant that came with this ticket, for the next link.
+    pub(crate) fn comes_back(&mut self, ticket: &Claims, resumes: bool) -> Result<DesktopId, Code> {
+        let last = self.office.stays.get(&ticket.sid).map_or(0, |stay| stay.highest_link.0);
+        self.shows_grant(&grant_of(ticket), LinkNumber(last + 1), resumes)
+    }
+
+    /// A grant comes to a gateway, which looks for the wire that it keeps, or dials.
+    pub(crate) fn shows_grant(
+        &mut self,
+        claims: &Claims,
+        link: LinkNumber,
+        resumes: bool,
+    ) -> Result<DesktopId, Code> {
+        let before = self.office.stays.get(&claims.sid).map(|stay| stay.highest_link);
+        let (desktop, orders) = self.office.come_back(claims, link)?;
+        assert!(self.redeemed.contains(&claims.jti), "a grant opens what its ticket has not");
+        assert!(before.is_some_and(|before| before < link), "an old link comes up again");
+        let seat = &self.office.seats[&desktop];
+        assert_eq!(claims.epoch, seat.desktop.epoch, "I5: a grant of another epoch");
+        let person = self.office.stays[&claims.sid].person;
+        assert_eq!(claims.sub, user(person), "I5: a grant of another person");
+        self.begins(claims.sid, desktop, person, link, resumes);
+        self.returns.0 += 1;
+        self.orders.extend(orders);
+        Ok(desktop)
+    }
+
+    fn begins(
+        &mut self,
+        sid: SessionId,
+        desktop: DesktopId,
+        person: Name,
+        link: LinkNumber,
+        resumes: bool,
+    ) {
+        let attempt = Attempt { desktop, person, link, resumes };
+        if let Some(before) = self.building.begins(sid, attempt) {
+            self.reports.push((sid, before, Event::LinkLost));
+        }
+    }
+
+    /// A dial ends, and the gateway writes its report: of the link before too, if
+    /// it has not noticed until now that this one is gone.
     pub(crate) fn dialled(&mut self, sid: SessionId) {
-        let reached = self.building.dialled(sid);
-        self.reports.push((sid, if reached { Event::Attached } else { Event::DialFailed }));
+        let Attempt { link, resumes, .. } = self.building.attempts[&sid];
+        let (dialled, before) = self.building.dialled(sid);
+        if let Some(before) = before {
+            self.reports.push((sid, before, Event::LinkLost));
+        }
+        let event = match dialled {
+            Dialled::Reached => Event::Attached,
+            Dialled::Unreachable => Event::DialFailed,
+            Dialled::WireGone => Event::LinkLost,
+        };
+        self.returns.1 += u32::from(resumes && event == Event::Attached);
+        self.reports.push((sid, link, event));
+    }
+
+    /// The link that a session is carried over.
+    fn carried(&self, sid: SessionId) -> Option<LinkNumber> {
+        self.building.wires.get(&sid).and_then(|wire| wire.link)
     }
 
     /// A link ends: the gateway lets the desktop go, then writes its report.
     pub(crate) fn link_ends(&mut self, sid: SessionId, report: Event) {
-        self.building.cut(sid);
-        self.reports.push((sid, report));
+        let link = self.carried(sid).expect("it is carried");
+        self.building.lets_go(sid);
+        self.reports.push((sid, link, report));
     }
 
-    /// The store hears a report. One that does not fit any more is refused there.
+    /// A link is gone, and the gateway keeps the desktop connected for the next one.
+    pub(crate) fn link_breaks(&mut self, sid: SessionId) {
+        let link = self.carried(sid).expect("it is carried");
+        self.building.keeps(sid);
+        self.reports.push((sid, link, Event::LinkLost));
+    }
+
+    /// A gateway ends all that it has of a session, and confirms it.
+    fn closes(&mut self, sid: SessionId, after: LinkNumber) {
+        let attempt = self.building.attempts.get(&sid).map(|attempt| attempt.link);
+        let links: Vec<_> = self.carried(sid).into_iter().chain(attempt).collect();
+        self.building.cut(sid);
+        self.reports.extend(links.into_iter().map(|link| (sid, link, Event::LinkLost)));
+        self.reports.push((sid, after, Event::Closed));
+    }
+
+    /// The store hears what somebody says of a session. What does not fit any more
+    /// is refused there.
     pub(crate) fn hear(&mut self, sid: SessionId, event: Event) {
-        if let Ok(orders) = self.office.session_event(sid, event) {
+        if let Ok(orders) = self.office.session_event(sid, None, event) {
+            self.orders.extend(orders);
+        }
+    }
+
+    /// The store hears a report. One of an older link changes nothing.
+    pub(crate) fn hear_report(&mut self, (sid, link, event): Report) {
+        if let Ok(orders) = self.office.session_event(sid, Some(link), event) {
             self.orders.extend(orders);
         }
     }
 
     pub(crate) fn hear_all(&mut self) {
-        for (sid, event) in std::mem::take(&mut self.reports) {
-            self.hear(sid, event);
+        for report in std::mem::take(&mut self.reports) {
+            self.hear_report(report);
         }
     }
 
     /// Somebody carries out what the store ordered.
-    pub(crate) fn carry_out(&mut self, (id, effect): Order) {
+    pub(crate) fn carry_out(&mut self, (id, effect, after): Order) {
         match effect {
-            Effect::CloseLinks { sid, .. } => self.link_ends(sid, Event::Closed),
+            Effect::CloseLinks { sid, .. } => self.closes(sid, after),
             Effect::AskOccupancy => self.ask(id),
             Effect::LogOff => {
                 let holder = self.office.holder(id);
@@ -166,12 +260,14 @@ impl Day {
     }
 
     /// The gateway's process dies with its wires and its reports; the next one
-    /// tells the store that those links are gone.
+    /// tells the store that nothing of those sessions is left.
     pub(crate) fn gateway_restarts(&mut self) {
         self.reports.clear();
+        self.building.cut_all();
         let open = |state: session::State| match state {
             session::State::Starting { .. }
             | session::State::Active
+            | session::State::Returning { .. }
             | session::State::Ending { .. } => true,
             session::State::Requested { .. }
             | session::State::Detached { .. }
@@ -180,8 +276,7 @@ impl Day {
         let stays = self.office.stays.iter().filter(|(_, stay)| open(stay.state));
         let sids: Vec<_> = stays.map(|(sid, _)| *sid).collect();
         for sid in sids {
-            self.building.cut(sid);
-            self.hear(sid, Event::LinkLost);
+            self.hear(sid, Event::Closed);
         }
     }
 
@@ -191,7 +286,7 @@ impl Day {
         self.office.wait(Duration::from_millis(1 + small));
         let ids: Vec<_> = self.office.seats.keys().copied().collect();
         let Some(id) = dice.pick(ids) else { return };
-        match dice.roll(30) {
+        match dice.roll(34) {
             0..=3 => {
                 let person = PEOPLE[dice.roll(PEOPLE.len())];
                 let ticket = self.log_in(person, dice.roll(self.office.pools.len()));
@@ -208,7 +303,7 @@ impl Day {
                 }
             }
             7 => self.somebody_cheats(dice),
-            8..=14 => self.something_on_a_wire(dice),
+            8..=14 | 32..=33 => self.something_at_a_gateway(dice),
             15..=19 => self.the_post_comes(dice),
             20 => self.ask(id),
             21 => self.due(),
@@ -229,11 +324,12 @@ impl Day {
             28 if dice.once_in(4) => self.office.wait(Duration::from_hours(8)),
             29 if dice.once_in(4) => self.gateway_restarts(),
             28 | 29 => {}
-            side => assert!(side < 30, "the dice have 30 sides"),
+            30..=31 => self.somebody_comes_back(dice),
+            side => assert!(side < 34, "the dice have 34 sides"),
         }
     }
 
-    /// Somebody shows an old ticket, or one that a thief has put together.
+    /// Somebody shows an old ticket or grant, or one that a thief has put together.
     fn somebody_cheats(&mut self, dice: &mut Dice) {
         let Some(mut claims) = dice.pick(self.tickets.clone()) else { return };
         match dice.roll(4) {
@@ -242,22 +338,63 @@ impl Day {
             2 => claims.sub = user(PEOPLE[dice.roll(PEOPLE.len())]),
             _ => {}
         }
-        let _ = self.redeem(&claims);
+        if dice.once_in(2) {
+            let _ = self.redeem(&claims);
+        } else {
+            let link = u64::try_from(dice.roll(4)).expect("a small number");
+            let _ = self.shows_grant(&grant_of(&claims), LinkNumber(link), dice.once_in(2));
+        }
+    }
+
+    /// Somebody whose link is gone, or who thinks so, wants the next one.
+    fn somebody_comes_back(&mut self, dice: &mut Dice) {
+        let lives = |claims: &&Claims| {
+            let stay = &self.office.stays[&claims.sid];
+            stay.state.is_live() && (stay.highest_link >= LinkNumber::FIRST || dice.once_in(8))
+        };
+        let theirs: Vec<_> = self.tickets.iter().rev().filter(lives).take(8).cloned().collect();
+        if let Some(claims) = dice.pick(theirs) {
+            // A gateway asks for what it has, and may have lost it by the answer.
+            let kept = self.building.wires.contains_key(&claims.sid);
+            let _ = self.comes_back(&claims, kept != dice.once_in(4));
+        }
+    }
+
+    fn something_at_a_gateway(&mut self, dice: &mut Dice) {
+        let (attempts, wires) = (self.building.attempts.len(), self.building.wires.len());
+        if attempts + wires == 0 {
+            return;
+        }
+        if dice.roll(attempts + wires) < attempts {
+            self.a_dial_ends(dice);
+        } else {
+            self.something_on_a_wire(dice);
+        }
+    }
+
+    fn a_dial_ends(&mut self, dice: &mut Dice) {
+        let Some((sid, attempt)) = dice.pick(self.building.attempts.clone()) else { return };
+        if dice.once_in(4) {
+            self.building.machine(attempt.desktop).answers = false;
+        }
+        self.dialled(sid);
     }
 
     fn something_on_a_wire(&mut self, dice: &mut Dice) {
         let Some((sid, wire)) = dice.pick(self.building.wires.clone()) else { return };
-        if !wire.open {
-            if dice.once_in(4) {
-                self.building.machine(wire.desktop).answers = false;
+        if wire.link.is_none() {
+            // Nobody tells the store when the time to keep it is over.
+            if dice.once_in(8) {
+                self.building.lets_go(sid);
             }
-            return self.dialled(sid);
+            return;
         }
-        match dice.roll(8) {
+        match dice.roll(12) {
             0..=3 => self.building.logs_on(sid),
-            4 => self.link_ends(sid, Event::LinkLost),
-            5 => self.link_ends(sid, Event::DesktopClosed),
-            6 => {
+            4..=7 => self.link_breaks(sid),
+            8 => self.link_ends(sid, Event::LinkLost),
+            9 => self.link_ends(sid, Event::DesktopClosed),
+            10 => {
                 self.building.machine(wire.desktop).logged_on.remove(wire.person);
                 self.link_ends(sid, Event::LoggedOff);
             }
@@ -272,9 +409,8 @@ impl Day {
         match dice.roll(3) {
             0 if !self.reports.is_empty() => {
                 let n = dice.roll(self.reports.len());
-                let (sid, event) =
-                    if again { self.reports[n] } else { self.reports.swap_remove(n) };
-                self.hear(sid, event);
+                let report = if again { self.reports[n] } else { self.reports.swap_remove(n) };
+                self.hear_report(report);
             }
             1 if !self.orders.is_empty() => {
                 let n = dice.roll(self.orders.len());
@@ -336,8 +472,13 @@ impl Day {
     /// Everybody goes home, and each owner of a state does their duty once more:
     /// the gateway, the clock, Occupancy, the prober, the administrator.
     pub(crate) fn evening(&mut self) {
+        for sid in self.building.attempts.keys().copied().collect::<Vec<_>>() {
+            self.dialled(sid);
+        }
         for sid in self.building.wires.keys().copied().collect::<Vec<_>>() {
-            self.link_ends(sid, Event::LinkLost);
+            if self.carried(sid).is_some() {
+                self.link_breaks(sid);
+            }
         }
         self.settle();
         let grace = self.office.pools.iter().map(|rules| rules.grace).max();

@@ -14,9 +14,9 @@ use tegata_domain::pool::{Kind, Reuse, Rules};
 use tegata_domain::session::{self, Cause, Event};
 use tegata_proto::claims::Claims;
 use tegata_proto::code::Code;
-use tegata_proto::id::{DesktopId, SessionId};
+use tegata_proto::id::{DesktopId, LinkNumber, SessionId};
 
-use crate::day::Day;
+use crate::day::{Day, grant_of};
 use crate::dice::Dice;
 
 const GRACE: Duration = Duration::from_hours(8);
@@ -47,6 +47,7 @@ impl Drop for Diary {
 #[test]
 fn no_day_in_the_office_breaks_an_invariant() {
     let (mut handed_on, mut redeemed, mut ends) = (0, 0, BTreeMap::new());
+    let (mut returned, mut resumed) = (0, 0);
     for seed in 0..DAYS {
         let mut diary = Diary { seed, step: 0 };
         let mut dice = Dice::new(seed);
@@ -68,6 +69,8 @@ fn no_day_in_the_office_breaks_an_invariant() {
         }
         let epochs = day.office.seats.values().map(|seat| seat.desktop.epoch.0);
         handed_on += epochs.filter(|epoch| *epoch > 1).count();
+        returned += day.returns.0;
+        resumed += day.returns.1;
         for stay in day.office.stays.values() {
             redeemed += u32::from(stay.highest_link.0 > 0);
             if let session::State::Ended { cause } = stay.state {
@@ -78,6 +81,8 @@ fn no_day_in_the_office_breaks_an_invariant() {
     // A walk in which nothing happens would prove nothing.
     assert!(handed_on > 100, "only {handed_on} desktops changed hands");
     assert!(redeemed > 1_000, "only {redeemed} tickets were redeemed");
+    assert!(returned > 1_000, "only {returned} grants opened a link");
+    assert!(resumed > 100, "only {resumed} links went on with the wire that was kept");
     assert!(ends.len() == 6 && ends.values().all(|n| *n > 50), "only these ends: {ends:?}");
 }
 
@@ -146,8 +151,13 @@ fn a_desktop_whose_gateway_never_said_it_attached_still_counts_as_used() {
     day.gateway_restarts();
     day.settle();
     day.office.wait(GRACE);
+    day.due();
+    for order in std::mem::take(&mut day.orders) {
+        day.carry_out(order);
+    }
+    day.hear_all();
     // The order to log Sato off is lost as well.
-    day.office.due();
+    day.orders.clear();
     assert!(matches!(day.office.state(ids[0]), Some(State::Recycling { .. })));
     assert_eq!(day.log_in("tanaka", 0), None);
 }
@@ -282,6 +292,7 @@ fn a_late_word_about_yesterday_does_not_touch_the_next_holder() {
         Event::Closed,
         Event::Attached,
         Event::EndWanted(Cause::Administrator),
+        Event::Returned,
         Event::Tick,
     ] {
         day.hear(sid, event);
@@ -347,4 +358,120 @@ fn a_desktop_that_drains_leaves_after_its_holder_or_stays_if_it_is_listed_again(
     day.settle();
     assert_eq!(day.office.state(first), None);
     assert!(matches!(day.office.state(second), Some(State::Ready { .. })));
+}
+
+#[test]
+fn whoever_comes_back_in_time_goes_on_with_the_wire_that_was_kept() {
+    let (mut day, _) = office_of(1);
+    let (desktop, sid) = works(&mut day, "sato");
+    let ticket = day.tickets[0].clone();
+    for link in 2..5 {
+        day.link_breaks(sid);
+        day.settle();
+        assert!(matches!(day.office.stays[&sid].state, session::State::Detached { .. }));
+        assert_eq!(day.comes_back(&ticket, true), Ok(desktop));
+        day.dialled(sid);
+        day.settle();
+        assert_eq!(day.office.stays[&sid].state, session::State::Active);
+        assert_eq!(day.office.stays[&sid].highest_link, LinkNumber(link));
+    }
+    assert_eq!(day.returns, (3, 3));
+}
+
+#[test]
+fn a_desktop_whose_wire_is_kept_is_not_handed_on_though_nobody_is_logged_on() {
+    let (mut day, ids) = office_of(1);
+    let (_, sid) = works(&mut day, "sato");
+    day.link_breaks(sid);
+    day.settle();
+    day.building.machine(ids[0]).logged_on.clear();
+    day.office.wait(Duration::from_secs(1));
+    day.ask(ids[0]);
+    let seen = day.answers.pop().expect("the desktop says that nobody is on");
+    day.learn(&seen, false);
+    day.orders.clear();
+    assert_eq!(day.log_in("tanaka", 0), None, "the order to let it go was lost");
+    assert_eq!(day.comes_back(&day.tickets[0].clone(), true), Err(Code::SessionEnded));
+
+    day.due();
+    day.settle();
+    assert!(day.log_in("tanaka", 0).is_some(), "the pass repeats it");
+}
+
+#[test]
+fn the_end_of_a_link_is_heard_after_the_next_one_is_there_and_changes_nothing() {
+    let (mut day, _) = office_of(1);
+    let (_, sid) = works(&mut day, "sato");
+    let ticket = day.tickets[0].clone();
+    // The gateway has not noticed that the link is gone, and knows once the next is there.
+    day.comes_back(&ticket, true).expect("the session lives");
+    let early = (sid, LinkNumber::FIRST, Event::LoggedOff);
+    day.hear_report(early);
+    day.dialled(sid);
+    day.reports.reverse();
+    day.settle();
+    assert_eq!(day.office.stays[&sid].state, session::State::Active);
+    // So is the gateway's word that it has closed the second, after the third is let in.
+    day.hear(sid, Event::Disconnected);
+    for order in std::mem::take(&mut day.orders) {
+        day.carry_out(order);
+    }
+    day.comes_back(&ticket, false).expect("the desktop is still theirs");
+    day.hear_all();
+    day.dialled(sid);
+    day.settle();
+    assert_eq!(day.office.stays[&sid].state, session::State::Active);
+}
+
+#[test]
+fn a_desktop_that_does_not_answer_whoever_comes_back_stays_theirs() {
+    let (mut day, ids) = office_of(2);
+    let (desktop, sid) = works(&mut day, "sato");
+    let ticket = day.tickets[0].clone();
+    for resumes in [true, false] {
+        day.building.machine(desktop).answers = false;
+        day.building.lets_go(sid);
+        day.comes_back(&ticket, resumes).expect("the session lives");
+        day.dialled(sid);
+        day.settle();
+        assert!(matches!(day.office.stays[&sid].state, session::State::Detached { .. }));
+        assert_eq!(day.office.holder(desktop).as_deref(), Some("sato"));
+    }
+    day.building.machine(desktop).answers = true;
+    assert_eq!(day.comes_back(&ticket, false), Ok(desktop));
+    let tanakas = day.log_in("tanaka", 0).map(|claims| day.office.stays[&claims.sid].desktop);
+    assert_eq!(tanakas, ids.into_iter().find(|id| *id != desktop));
+}
+
+#[test]
+fn a_grant_opens_nothing_before_its_ticket_nor_after_the_end_nor_on_an_old_number() {
+    let (mut day, _) = office_of(1);
+    let ticket = day.log_in("sato", 0).expect("there is a desktop");
+    assert_eq!(day.comes_back(&ticket, false), Err(Code::ResumeLost));
+    day.redeem(&ticket).expect("the ticket is as good as before");
+    day.dialled(ticket.sid);
+    day.settle();
+    for link in [0, 1] {
+        let stale = day.shows_grant(&grant_of(&ticket), LinkNumber(link), true);
+        assert_eq!(stale, Err(Code::LinkStale), "{link}");
+    }
+    assert_eq!(day.office.stays[&ticket.sid].state, session::State::Active, "nothing happened");
+    day.hear(ticket.sid, Event::EndWanted(Cause::Administrator));
+    assert_eq!(day.comes_back(&ticket, true), Err(Code::SessionEnded), "it ends");
+    day.settle();
+    assert_eq!(day.comes_back(&ticket, true), Err(Code::SessionEnded), "it is over");
+}
+
+#[test]
+fn a_return_that_nobody_hears_of_again_leaves_a_session_without_a_link() {
+    let (mut day, _) = office_of(1);
+    let (desktop, sid) = works(&mut day, "sato");
+    let ticket = day.tickets[0].clone();
+    day.comes_back(&ticket, false).expect("the session lives");
+    day.office.wait(session::STARTING_LIMIT);
+    day.due();
+    day.settle();
+    assert!(matches!(day.office.stays[&sid].state, session::State::Detached { .. }));
+    assert!(day.building.attempts.is_empty() && day.building.wires.is_empty());
+    assert_eq!(day.comes_back(&ticket, false), Ok(desktop));
 }

@@ -20,8 +20,8 @@ use uuid::Uuid;
 /// A pool, by its place in [`Office::pools`].
 pub(crate) type PoolNumber = usize;
 
-/// Something to do, and for which desktop.
-pub(crate) type Order = (DesktopId, Effect);
+/// Something to do, for which desktop, and after which link of its session.
+pub(crate) type Order = (DesktopId, Effect, LinkNumber);
 
 /// A person, by name; the name is also their account, where it is known.
 pub(crate) type Name = &'static str;
@@ -137,13 +137,40 @@ impl Office {
         Ok((id, self.write_back(id, assignment, &effects)))
     }
 
-    /// Something happened to a session, now or long ago.
+    /// A gateway brings a grant, for its link of this number.
+    pub(crate) fn come_back(
+        &mut self,
+        claims: &Claims,
+        link: LinkNumber,
+    ) -> Result<(DesktopId, Vec<Order>), Code> {
+        let stay = self.stays.get(&claims.sid).ok_or(Code::TicketInvalid)?.clone();
+        let id = stay.desktop;
+        let seat = self.seats.get(&id).ok_or(Code::SessionEnded)?;
+        let owner = user(stay.person);
+        let standing =
+            Standing { user: &owner, state: stay.state, highest_link: stay.highest_link };
+        ticket::judge_grant(claims, link, &standing, &seat.desktop, self.now)?;
+        let rules = self.pools[seat.pool];
+        let mut assignment = self.load(id, Some(claims.sid));
+        let effects = assignment
+            .returned(claims.sid, rules, self.now)
+            .expect("a grant that was judged good opens a link");
+        self.stays.get_mut(&claims.sid).expect("it was just there").highest_link = link;
+        Ok((id, self.write_back(id, assignment, &effects)))
+    }
+
+    /// Something happened to a session or to a link of it, now or long ago.
     pub(crate) fn session_event(
         &mut self,
         sid: SessionId,
+        link: Option<LinkNumber>,
         event: session::Event,
     ) -> Result<Vec<Order>, Refused> {
         let Some(stay) = self.stays.get(&sid) else { return Ok(vec![]) };
+        // What happened to a link that has been followed by another one.
+        if link.is_some_and(|link| link != stay.highest_link) {
+            return Ok(vec![]);
+        }
         // A desktop leaves the store after its last session.
         if !self.seats.contains_key(&stay.desktop) {
             return Ok(vec![]);
@@ -226,7 +253,16 @@ impl Office {
         if effects.contains(&Effect::Remove) {
             self.seats.remove(&id);
         }
-        effects.iter().map(|effect| (id, *effect)).collect()
+        let order = |effect: &Effect| {
+            let link = match effect {
+                Effect::CloseLinks { sid, .. } => self.stays[sid].highest_link,
+                Effect::AskOccupancy | Effect::LogOff | Effect::Freed | Effect::Remove => {
+                    LinkNumber(0)
+                }
+            };
+            (id, *effect, link)
+        };
+        effects.iter().map(order).collect()
     }
 
     fn id(&mut self) -> Uuid {

@@ -12,6 +12,7 @@ use tegata_domain::desktop;
 use tegata_domain::pool::Pool;
 use tegata_domain::session;
 use tegata_domain::time::Timestamp;
+use tegata_proto::encoding::Sha256;
 use tegata_proto::id::{DesktopId, Incarnation, LinkNumber, SessionId, UserId};
 use uuid::Uuid;
 
@@ -25,7 +26,8 @@ use crate::ports::store::{
 macro_rules! loaded_columns {
     () => {
         concat!(
-            "p.spec, s.sid, s.user, s.state, s.deadline, s.cause, s.link, s.boot, s.incarnation, \
+            "p.spec, s.sid, s.user, s.state, s.deadline, s.cause, s.link, s.boot, s.exporter, \
+             s.incarnation, \
              (SELECT l.ended_at IS NULL FROM links l WHERE l.sid = s.sid AND l.number = s.link) \
                 AS link_open, ",
             $crate::adapters::sqlite::row::desktop_columns!()
@@ -42,6 +44,7 @@ pub(super) struct Facts {
     /// Whether the interval of that link is open; nothing where none began.
     pub(super) link_open: Option<bool>,
     pub(super) boot: Option<Uuid>,
+    pub(super) exporter: Option<Sha256>,
     pub(super) incarnation: Incarnation,
 }
 
@@ -53,6 +56,8 @@ pub(super) struct Loaded {
     pub(super) facts: BTreeMap<SessionId, Facts>,
     pub(super) assignment: Assignment,
     before: BTreeMap<SessionId, session::State>,
+    /// The session that something was done to though its state may be the same.
+    acted_on: Option<SessionId>,
     removed: bool,
 }
 
@@ -75,7 +80,8 @@ impl Loaded {
             }
         }
         let assignment = Assignment::new(record.desktop.clone(), before.clone());
-        Ok(Some(Self { pool, record, facts, assignment, before, removed: false }))
+        let (acted_on, removed) = (None, false);
+        Ok(Some(Self { pool, record, facts, assignment, before, acted_on, removed }))
     }
 
     /// Loads a desktop and the sessions on it that are not over.
@@ -95,6 +101,12 @@ impl Loaded {
         Self::read(&rows)
     }
 
+    /// Has a session recorded though its state should be the same: somebody may
+    /// come back twice within a millisecond.
+    pub(super) fn acts_on(&mut self, sid: SessionId) {
+        self.acted_on = Some(sid);
+    }
+
     /// Leaves everything as it was found.
     pub(super) fn undo(&mut self) {
         self.assignment = Assignment::new(self.record.desktop.clone(), self.before.clone());
@@ -107,7 +119,10 @@ impl Loaded {
         let mut followups = Vec::new();
         for effect in effects {
             let followup = match effect {
-                Effect::CloseLinks { sid, code } => Followup::CloseLinks { sid, code },
+                Effect::CloseLinks { sid, code } => {
+                    let link = self.facts.get(&sid).map_or(LinkNumber(0), |facts| facts.link);
+                    Followup::CloseLinks { sid, link, code }
+                }
                 // A log-off is asked about by itself.
                 Effect::AskOccupancy if logs_off => continue,
                 Effect::AskOccupancy => Followup::AskOccupancy(self.target()),
@@ -170,7 +185,9 @@ impl Loaded {
         let sessions = &self.assignment.sessions;
         let (starting, others): (Vec<_>, Vec<_>) = sessions
             .iter()
-            .filter(|(sid, state)| self.before.get(sid) != Some(state))
+            .filter(|(sid, state)| {
+                self.acted_on == Some(**sid) || self.before.get(sid) != Some(state)
+            })
             .partition(|(_, state)| matches!(state, session::State::Starting { .. }));
         for (sid, state) in others.into_iter().chain(starting) {
             let mut audit = self.session_record(*sid, *state, actor, event, now);
@@ -263,6 +280,7 @@ pub(super) fn read_session(
         link: LinkNumber(columns.get::<i64>("link")?.cast_unsigned()),
         link_open: columns.get("link_open")?,
         boot: columns.optional_id("boot")?,
+        exporter: columns.optional_digest("exporter")?,
         incarnation: Incarnation(columns.unsigned("incarnation")?),
     };
     Ok(Some((SessionId(sid), row::session_state(&columns)?, facts)))

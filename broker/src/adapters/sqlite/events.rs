@@ -61,11 +61,11 @@ impl Command for SessionEvent {
             self.note_old_link(number, tx).await?;
             return Ok(Ok(vec![]));
         }
-        // Only a ticket redeems.
-        if self.event == session::Event::Redeemed {
+        // Only a ticket redeems, and only a grant returns.
+        if matches!(self.event, session::Event::Redeemed | session::Event::Returned) {
             return Ok(Err(session::Refused { state, event: self.event }.into()));
         }
-        let Some(mut loaded) = loaded else { return self.after_removal(state) };
+        let Some(mut loaded) = loaded else { return self.after_removal(state, facts.link) };
         let rules = loaded.pool.rules();
         let mut batch = Batch::new();
         let (answer, name) =
@@ -107,11 +107,12 @@ impl SessionEvent {
     fn after_removal(
         &self,
         state: session::State,
+        link: LinkNumber,
     ) -> Result<Result<Vec<Followup>, EventError>, StoreError> {
         let session::State::Ended { cause } = state else {
             return Err(StoreError::Corrupt { what: "session without a desktop" });
         };
-        let close = Followup::CloseLinks { sid: self.sid, code: cause.code() };
+        let close = Followup::CloseLinks { sid: self.sid, link, code: cause.code() };
         Ok(Ok(if self.event == session::Event::Attached { vec![close] } else { vec![] }))
     }
 
@@ -186,6 +187,7 @@ fn closes_link(event: session::Event) -> bool {
         | session::Event::LoggedOff
         | session::Event::Closed => true,
         session::Event::Redeemed
+        | session::Event::Returned
         | session::Event::Attached
         | session::Event::Disconnected
         | session::Event::EndWanted(_)
@@ -194,9 +196,10 @@ fn closes_link(event: session::Event) -> bool {
 }
 
 /// Names an event for the audit trail and for the end of a link.
-fn event_name(event: session::Event) -> &'static str {
+pub(super) fn event_name(event: session::Event) -> &'static str {
     match event {
         session::Event::Redeemed => "redeemed",
+        session::Event::Returned => "returned",
         session::Event::Attached => "attached",
         session::Event::DialFailed => "dial_failed",
         session::Event::LinkLost => "link_lost",
@@ -307,6 +310,7 @@ impl Recover {
                 Some(
                     session::State::Starting { .. }
                     | session::State::Active
+                    | session::State::Returning { .. }
                     | session::State::Ending { .. },
                 ) => facts.boot.is_some_and(|boot| boot != self.boot),
                 Some(
@@ -317,9 +321,12 @@ impl Recover {
                 | None => false,
             };
             if carried {
-                let lost = session::Event::LinkLost;
-                let effects =
-                    loaded.assignment.session_event(sid, lost, rules, self.now).map_err(corrupt)?;
+                // Nothing of them is left there, nor is anything kept.
+                let closed = session::Event::Closed;
+                let effects = loaded
+                    .assignment
+                    .session_event(sid, closed, rules, self.now)
+                    .map_err(corrupt)?;
                 // What is to be done outside is found by the next pass.
                 loaded.followups(effects);
                 changed += 1;

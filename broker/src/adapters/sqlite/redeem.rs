@@ -1,18 +1,20 @@
-//! A ticket is used up.
+//! A ticket is used up, or a grant opens a link again.
 
 use async_trait::async_trait;
 use sqlx::SqliteConnection;
 use tegata_domain::assignment::Refused;
-use tegata_domain::ticket::{Standing, judge};
+use tegata_domain::session::Event;
+use tegata_domain::ticket::{Standing, judge, judge_grant};
 use tegata_proto::code::Code;
 use tegata_proto::id::{Incarnation, SessionId};
 
-use super::assignment::{Loaded, corrupt};
+use super::assignment::{Facts, Loaded, corrupt};
 use super::batch::Batch;
-use super::events::load;
+use super::events::{event_name, load};
 use super::row::{self, Columns};
 use super::writer::Command;
-use crate::ports::store::{Actor, Redeem, RedeemError, Redeemed, StoreError, action};
+use crate::ports::signer::TokenKind;
+use crate::ports::store::{Actor, AuditRecord, Redeem, RedeemError, Redeemed, StoreError, action};
 
 /// How a ticket was used before.
 struct Use {
@@ -25,13 +27,16 @@ impl Command for Redeem {
     type Answer = Result<Redeemed, RedeemError>;
 
     async fn perform(&self, tx: &mut SqliteConnection) -> Result<Self::Answer, StoreError> {
-        let used = self.earlier_use(tx).await?;
+        let used = match self.kind {
+            TokenKind::Ticket => self.earlier_use(tx).await?,
+            TokenKind::Resume => None,
+        };
         // A session without its desktop is over.
         let loaded = load(tx, self.claims.sid).await?.and_then(|(_, loaded)| loaded);
         let redeemed = match (loaded, used) {
             (Some(loaded), Some(used)) => self.repeated(&loaded, &used),
             (None, Some(_)) => Err(Code::TicketUsed),
-            (Some(loaded), None) => self.first(loaded, tx).await?,
+            (Some(loaded), None) => self.open(loaded, tx).await?,
             (None, None) => Err(Code::SessionEnded),
         };
         if let Err(code) = redeemed {
@@ -72,7 +77,7 @@ impl Redeem {
         }
     }
 
-    async fn first(
+    async fn open(
         &self,
         mut loaded: Loaded,
         tx: &mut SqliteConnection,
@@ -85,11 +90,30 @@ impl Redeem {
         };
         let standing = Standing { user: &facts.user, state, highest_link: facts.link };
         let desktop = &loaded.record.desktop;
-        if let Err(code) = judge(&self.claims, self.link, &standing, desktop, self.now) {
-            return Ok(Err(code));
+        let judged = match self.kind {
+            TokenKind::Ticket => judge(&self.claims, self.link, &standing, desktop, self.now),
+            TokenKind::Resume => judge_grant(&self.claims, self.link, &standing, desktop, self.now),
+        };
+        match judged {
+            Ok(()) => {}
+            Err(Code::LinkStale) if self.repeats(&facts) => {
+                return Ok(Ok(self.answer(&loaded, facts.incarnation)));
+            }
+            Err(code) => return Ok(Err(code)),
         }
+        let Some(incarnation) = self.incarnation(&facts) else {
+            return Ok(Err(Code::ResumeLost));
+        };
         let rules = loaded.pool.rules();
-        let effects = match loaded.assignment.redeemed(sid, rules, self.now) {
+        let (event, moved) = match self.kind {
+            TokenKind::Ticket => {
+                (Event::Redeemed, loaded.assignment.redeemed(sid, rules, self.now))
+            }
+            TokenKind::Resume => {
+                (Event::Returned, loaded.assignment.returned(sid, rules, self.now))
+            }
+        };
+        let effects = match moved {
             Ok(effects) => effects,
             Err(Refused::Session(_)) => return Ok(Err(Code::SessionEnded)),
             Err(refused @ (Refused::NotHere(_) | Refused::Desktop(_))) => {
@@ -97,20 +121,50 @@ impl Redeem {
             }
         };
         let followups = loaded.followups(effects);
-        let incarnation = Incarnation(facts.incarnation.0 + 1);
         let mut batch = Batch::new();
         self.save(incarnation, &mut batch);
+        loaded.acts_on(sid);
         let actor = Actor::User(facts.user);
-        loaded.save(&mut batch, &actor, "redeemed", self.now, |of, audit| {
+        loaded.save(&mut batch, &actor, event_name(event), self.now, |of, audit| {
             if of == sid {
-                row::note(audit, "jti", self.claims.jti);
-                row::note(audit, "link", self.link);
-                row::note(audit, "gateway", &self.gateway);
-                row::note(audit, "class", &self.class);
+                self.note(audit);
             }
         })?;
         batch.run(tx).await?;
         Ok(Ok(Redeemed { followups, ..self.answer(&loaded, incarnation) }))
+    }
+
+    /// Tells whether the session's last link was let in by this very grant.
+    fn repeats(&self, facts: &Facts) -> bool {
+        self.kind == TokenKind::Resume
+            && facts.link == self.link
+            && facts.boot == Some(self.boot)
+            && facts.exporter == Some(self.exporter)
+    }
+
+    /// Returns which connection to the desktop the link is on: the one that is to
+    /// be gone on with, if this gateway has it, or else a new one.
+    fn incarnation(&self, facts: &Facts) -> Option<Incarnation> {
+        match (self.kind, self.resume) {
+            (TokenKind::Ticket | TokenKind::Resume, None) => {
+                Some(Incarnation(facts.incarnation.0 + 1))
+            }
+            (TokenKind::Resume, Some(kept)) => {
+                (kept == facts.incarnation && facts.boot == Some(self.boot)).then_some(kept)
+            }
+            (TokenKind::Ticket, Some(_)) => None,
+        }
+    }
+
+    fn note(&self, audit: &mut AuditRecord) {
+        row::note(audit, "jti", self.claims.jti);
+        row::note(audit, "link", self.link);
+        row::note(audit, "gateway", &self.gateway);
+        row::note(audit, "class", &self.class);
+        match self.kind {
+            TokenKind::Ticket => {}
+            TokenKind::Resume => row::note(audit, "resumed", self.resume.is_some()),
+        }
     }
 
     fn answer(&self, loaded: &Loaded, incarnation: Incarnation) -> Redeemed {
@@ -121,8 +175,10 @@ impl Redeem {
             target: loaded.record.address,
             protocol: pool.protocol,
             policy: pool.policy,
+            gateways: pool.gateways.clone(),
             incarnation,
             hold: loaded.pool.hold(),
+            grace: loaded.pool.grace(),
             followups: vec![],
         }
     }
@@ -131,24 +187,30 @@ impl Redeem {
         let sid = row::bytes(self.claims.sid.0);
         let incarnation = i64::try_from(incarnation.0).unwrap_or(i64::MAX);
         let link = self.link.0.cast_signed();
-        // The primary key is the arbiter of I4.
+        match self.kind {
+            // The primary key is the arbiter of I4.
+            TokenKind::Ticket => {
+                batch
+                    .add(
+                        "INSERT INTO tickets \
+                         (jti, sid, boot, exporter, link, incarnation, redeemed_at) \
+                         VALUES (?, ?, ?, ?, ?, ?, ?)",
+                        1,
+                    )
+                    .bind(row::bytes(self.claims.jti.0))
+                    .bind(sid.clone())
+                    .bind(row::bytes(self.boot))
+                    .bind(self.exporter.0.to_vec())
+                    .bind(link)
+                    .bind(incarnation)
+                    .bind(row::millis(self.now));
+            }
+            TokenKind::Resume => {}
+        }
         batch
             .add(
-                "INSERT INTO tickets (jti, sid, boot, exporter, link, incarnation, redeemed_at) \
-                 VALUES (?, ?, ?, ?, ?, ?, ?)",
-                1,
-            )
-            .bind(row::bytes(self.claims.jti.0))
-            .bind(sid.clone())
-            .bind(row::bytes(self.boot))
-            .bind(self.exporter.0.to_vec())
-            .bind(link)
-            .bind(incarnation)
-            .bind(row::millis(self.now));
-        batch
-            .add(
-                "UPDATE sessions SET link = ?, gateway = ?, boot = ?, class = ?, incarnation = ? \
-                 WHERE sid = ?",
+                "UPDATE sessions SET link = ?, gateway = ?, boot = ?, class = ?, \
+                 incarnation = ?, key = ?, exporter = ? WHERE sid = ?",
                 1,
             )
             .bind(link)
@@ -156,13 +218,19 @@ impl Redeem {
             .bind(row::bytes(self.boot))
             .bind(self.class.clone())
             .bind(incarnation)
+            .bind(self.claims.cnf.jkt.0.to_vec())
+            .bind(self.exporter.0.to_vec())
             .bind(sid);
     }
 
     /// Something that we signed was refused.
     fn save_refusal(&self, code: Code, batch: &mut Batch) -> Result<(), StoreError> {
         let actor = Actor::User(self.claims.sub.clone());
-        let mut audit = row::record(action::TICKET_REFUSED, &actor, self.now);
+        let action = match self.kind {
+            TokenKind::Ticket => action::TICKET_REFUSED,
+            TokenKind::Resume => action::GRANT_REFUSED,
+        };
+        let mut audit = row::record(action, &actor, self.now);
         audit.sid = Some(self.claims.sid);
         row::note(&mut audit, "jti", self.claims.jti);
         row::note(&mut audit, "code", code);

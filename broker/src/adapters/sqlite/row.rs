@@ -11,8 +11,9 @@ use tegata_domain::desktop::{self, Desktop, Holder};
 use tegata_domain::pool::{Pool, RawPool};
 use tegata_domain::session;
 use tegata_domain::time::Timestamp;
-use tegata_proto::encoding::Sha256;
+use tegata_proto::encoding::{Bytes, Sha256};
 use tegata_proto::id::{DesktopId, Epoch, LinkNumber, SessionId};
+use tegata_proto::key::Thumbprint;
 use uuid::Uuid;
 
 use super::batch::Batch;
@@ -99,6 +100,16 @@ impl<'r> Columns<'r> {
         self.unsigned(column).map(Timestamp::from_millis)
     }
 
+    pub(super) fn optional_time(
+        &self,
+        column: &'static str,
+    ) -> Result<Option<Timestamp>, StoreError> {
+        self.get::<Option<i64>>(column)?
+            .map(|millis| u64::try_from(millis).map_err(|_| self.corrupt()))
+            .transpose()
+            .map(|millis| millis.map(Timestamp::from_millis))
+    }
+
     pub(super) fn optional_id(&self, column: &'static str) -> Result<Option<Uuid>, StoreError> {
         self.get::<Option<&[u8]>>(column)?
             .map(|bytes| Uuid::from_slice(bytes).map_err(|_| self.corrupt()))
@@ -116,6 +127,13 @@ impl<'r> Columns<'r> {
         self.get::<Option<&[u8]>>(column)?
             .map(|bytes| bytes.try_into().map(Sha256).map_err(|_| self.corrupt()))
             .transpose()
+    }
+
+    pub(super) fn optional_thumbprint(
+        &self,
+        column: &'static str,
+    ) -> Result<Option<Thumbprint>, StoreError> {
+        Ok(self.optional_digest(column)?.map(|Sha256(bytes)| Bytes(bytes)))
     }
 
     pub(super) fn parse<T: FromStr>(&self, column: &'static str) -> Result<T, StoreError> {
@@ -244,7 +262,10 @@ pub(super) fn session_state(columns: &Columns<'_>) -> Result<session::State, Sto
     Ok(match columns.get("state")? {
         "requested" => session::State::Requested { until: columns.time("deadline")? },
         "starting" => session::State::Starting { until: columns.time("deadline")? },
-        "active" => session::State::Active,
+        "active" => match columns.optional_time("deadline")? {
+            None => session::State::Active,
+            Some(until) => session::State::Returning { until },
+        },
         "detached" => session::State::Detached { until: columns.time("deadline")? },
         "ending" => session::State::Ending { cause: columns.word("cause")? },
         "ended" => session::State::Ended { cause: columns.word("cause")? },
@@ -257,7 +278,8 @@ pub(super) fn session_words(state: session::State) -> (&'static str, Option<Stri
     match state {
         session::State::Requested { .. } => ("requested", None),
         session::State::Starting { .. } => ("starting", None),
-        session::State::Active => ("active", None),
+        // Told apart by its deadline.
+        session::State::Active | session::State::Returning { .. } => ("active", None),
         session::State::Detached { .. } => ("detached", None),
         session::State::Ending { cause } => ("ending", Some(word(cause))),
         session::State::Ended { cause } => ("ended", Some(word(cause))),
@@ -277,8 +299,10 @@ pub(super) fn session(row: &SqliteRow) -> Result<SessionRecord, StoreError> {
         state: session_state(&columns)?,
         created_at: columns.time("created_at")?,
         class: columns.get("class")?,
+        epoch: Epoch(columns.unsigned("epoch")?),
         link: LinkNumber(columns.get::<i64>("link")?.cast_unsigned()),
         gateway: columns.optional("gateway")?,
+        key: columns.optional_thumbprint("key")?,
     })
 }
 

@@ -95,6 +95,32 @@ async fn a_file_of_a_newer_version_is_refused() {
 }
 
 #[tokio::test]
+async fn a_file_from_before_people_could_come_back_is_read_as_it_was_meant() {
+    use std::time::Duration;
+    use tegata_domain::session::State;
+    let mut office = Office::<Folder>::with_desktops(1).await;
+    let sato = office.work("sato").await;
+    let mut conn = office.bench.connect().await;
+    for statement in [
+        "ALTER TABLE sessions DROP COLUMN key",
+        "ALTER TABLE sessions DROP COLUMN exporter",
+        "UPDATE pools SET spec = json_set(spec, '$.grace_ms', 60000)",
+        "PRAGMA user_version = 2",
+    ] {
+        sqlx::query(statement).execute(&mut conn).await.unwrap();
+    }
+    conn.close().await.unwrap();
+    office.bench = office.bench.reopen().await;
+    let pools = office.store().pools().await.unwrap();
+    assert_eq!(pools[0].hold(), Duration::from_mins(1), "no longer than the grace");
+    let session = office.store().session(sato.sid).await.unwrap().unwrap();
+    assert_eq!((session.state, session.key), (State::Active, None));
+    office.come_back(&sato, 2).await.expect("their grant is good");
+    let session = office.store().session(sato.sid).await.unwrap().unwrap();
+    assert!(matches!(session.state, State::Returning { .. }) && session.key.is_some());
+}
+
+#[tokio::test]
 async fn the_file_is_its_owners_alone() {
     use std::os::unix::fs::PermissionsExt as _;
     let folder = Folder::start().await;
@@ -215,6 +241,29 @@ async fn links_keep_their_interval_and_class() {
             .unwrap();
     let (began, ended) = (super::row::millis(began), super::row::millis(office.now));
     assert_eq!(link, ("telework".into(), began, ended, "link_lost".into(), 1, -1));
+}
+
+#[tokio::test]
+async fn each_link_of_a_session_has_an_interval_of_its_own() {
+    use tegata_domain::session::Event;
+    use tegata_proto::id::LinkNumber;
+    let mut office = Office::<Folder>::with_desktops(1).await;
+    let login = office.work("sato").await;
+    let mut home = office.grant_of(&login, 2);
+    home.class = "office".into();
+    office.store().redeem(home).await.unwrap();
+    for (event, link) in [(Event::Attached, 2), (Event::LinkLost, 1), (Event::LoggedOff, 2)] {
+        office.wait(std::time::Duration::from_mins(1));
+        office.tell_of_link(login.sid, event, Some(LinkNumber(link))).await.unwrap();
+    }
+    let mut conn = office.bench.connect().await;
+    let links: Vec<(i64, String, String)> =
+        sqlx::query_as("SELECT number, class, ended_by FROM links ORDER BY number")
+            .fetch_all(&mut conn)
+            .await
+            .unwrap();
+    let wanted = [(1, "telework", "link_lost"), (2, "office", "logged_off")];
+    assert_eq!(links, wanted.map(|(n, class, by)| (n, class.to_owned(), by.to_owned())));
 }
 
 #[tokio::test]

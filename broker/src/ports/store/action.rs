@@ -25,11 +25,15 @@ pub const DESKTOP_QUARANTINED: &str = "desktop.quarantined";
 pub const SESSION_REQUESTED: &str = "session.requested";
 /// A ticket was redeemed: `jti`, `link`, `gateway`, `class`.
 pub const SESSION_STARTING: &str = "session.starting";
+/// A grant opened a link: `jti`, `link`, `gateway`, `class`, and `resumed` if it goes
+/// on with the connection to the desktop that its gateway has kept.
+pub const SESSION_RETURNED: &str = "session.returned";
 /// A link carries a session.
 pub const SESSION_ACTIVE: &str = "session.active";
 /// No link carries a session any more: `event` says why.
 pub const SESSION_DETACHED: &str = "session.detached";
-/// Somebody has the links of a session closed; the desktop stays the person's.
+/// Somebody has the links of a session closed, and what its gateway keeps for the
+/// next one; the desktop stays the person's.
 pub const SESSION_DISCONNECTING: &str = "session.disconnecting";
 /// A session is to end: `cause`.
 pub const SESSION_ENDING: &str = "session.ending";
@@ -53,6 +57,7 @@ pub fn of_session(state: State) -> &'static str {
         State::Requested { .. } => SESSION_REQUESTED,
         State::Starting { .. } => SESSION_STARTING,
         State::Active => SESSION_ACTIVE,
+        State::Returning { .. } => SESSION_RETURNED,
         State::Detached { .. } => SESSION_DETACHED,
         State::Ending { .. } => SESSION_ENDING,
         State::Ended { .. } => SESSION_ENDED,

@@ -7,6 +7,7 @@ pub(crate) mod assigning;
 pub(crate) mod keeping;
 pub(crate) mod pools;
 pub(crate) mod redeeming;
+pub(crate) mod returning;
 pub(crate) mod sessions;
 
 use std::collections::BTreeSet;
@@ -27,6 +28,7 @@ use super::{
     Actor, Assign, AssignError, Assigned, Carried, DesktopRecord, EventError, Followup, PoolChange,
     PutPool, PutPoolError, Redeem, RedeemError, Redeemed, SessionEvent, Store,
 };
+use crate::ports::signer::TokenKind;
 
 /// A place where a store can be started, and started again.
 pub(crate) trait Bench: Sized {
@@ -55,6 +57,16 @@ macro_rules! contract_tests {
                 a_new_login_takes_over_when_its_ticket_is_redeemed
                 a_refused_ticket_is_one_record_and_no_change
                 a_ticket_of_an_unknown_session_is_refused;
+            returning: a_grant_opens_one_link_after_the_other
+                a_grant_raced_by_a_hundred_opens_one_link
+                a_grant_opens_nothing_before_its_ticket_and_nothing_after_the_end
+                a_link_goes_on_with_what_its_gateway_has_kept
+                the_same_return_gets_the_same_answer_and_no_record
+                what_is_told_of_the_link_before_changes_nothing
+                a_return_to_a_silent_desktop_leaves_it_to_its_person
+                a_return_that_takes_too_long_is_closed_and_leaves_the_session
+                a_new_login_takes_over_from_whoever_came_back
+                a_return_is_there_after_a_crash;
             sessions: a_day_leaves_one_record_for_each_change
                 the_end_of_an_older_link_changes_nothing
                 a_deadline_that_passed_is_settled_even_by_a_refused_event
@@ -63,6 +75,7 @@ macro_rules! contract_tests {
                 an_answer_from_before_the_link_was_lost_frees_nothing
                 a_log_off_seen_on_the_desktop_ends_a_detached_session
                 what_nobody_confirmed_is_due_again
+                whoever_never_came_back_is_logged_off_once_their_gateway_has_let_go
                 a_log_off_is_due_until_its_holder_comes_back
                 sessions_without_a_link_are_listed_in_order
                 a_new_process_detaches_what_the_old_one_carried
@@ -214,7 +227,9 @@ impl<B: Bench> Office<B> {
 
     pub(crate) fn redeem_of(&self, login: &Login) -> Redeem {
         Redeem {
+            kind: TokenKind::Ticket,
             claims: self.claims(login),
+            resume: None,
             link: LinkNumber::FIRST,
             exporter: Sha256([3; 32]),
             gateway: "gw-1".parse().unwrap(),
@@ -222,6 +237,23 @@ impl<B: Bench> Office<B> {
             class: "telework".into(),
             now: self.now,
         }
+    }
+
+    /// The grant that came with a login, at a gateway.
+    pub(crate) fn grant_of(&self, login: &Login, link: u64) -> Redeem {
+        let mut redeem = self.redeem_of(login);
+        redeem.kind = TokenKind::Resume;
+        redeem.claims.exp = redeem.claims.iat + GRACE.as_secs();
+        redeem.link = LinkNumber(link);
+        redeem
+    }
+
+    pub(crate) async fn come_back(
+        &self,
+        login: &Login,
+        link: u64,
+    ) -> Result<Redeemed, RedeemError> {
+        self.store().redeem(self.grant_of(login, link)).await
     }
 
     pub(crate) async fn redeem(&self, login: &Login) -> Result<Redeemed, RedeemError> {

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::{Bench, Office, Redeem};
 use crate::ports::store::{Followup, RedeemError, Redeemed, action};
 
-fn code(answer: Result<Redeemed, RedeemError>) -> Code {
+pub(super) fn code(answer: Result<Redeemed, RedeemError>) -> Code {
     match answer {
         Err(RedeemError::Refused(code)) => code,
         other => panic!("{other:?}"),
@@ -78,7 +78,8 @@ pub(crate) async fn a_new_login_takes_over_when_its_ticket_is_redeemed<B: Bench>
 
     let (_, seq) = office.actions(0).await;
     let redeemed = office.redeem(&second).await.unwrap();
-    let close = Followup::CloseLinks { sid: working.sid, code: Code::TakenOver };
+    let (link, code) = (LinkNumber::FIRST, Code::TakenOver);
+    let close = Followup::CloseLinks { sid: working.sid, link, code };
     assert_eq!(redeemed.followups, [close], "only one of them had a link");
     let cause = Cause::TakenOver;
     assert_eq!(office.state(working.sid).await, State::Ending { cause });

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tegata_domain::desktop;
-use tegata_domain::session::{Cause, Event, State};
+use tegata_domain::session::{Cause, Event, REQUESTED_LIMIT, State};
 use tegata_proto::code::Code;
 use tegata_proto::id::{Epoch, LinkNumber};
 use uuid::Uuid;
@@ -25,6 +25,7 @@ pub(crate) async fn a_day_leaves_one_record_for_each_change<B: Bench>() {
     office.tell_of_link(morning.sid, Event::LinkLost, link).await.unwrap();
     office.wait(MINUTE);
     let back = office.work("sato").await;
+    office.tell_of_link(morning.sid, Event::Closed, link).await.unwrap();
     let followups = office.tell_of_link(back.sid, Event::LoggedOff, link).await.unwrap();
     assert!(matches!(&followups[..], [Followup::AskOccupancy(target)]
         if target.account.as_deref() == Some("sato")));
@@ -40,8 +41,9 @@ pub(crate) async fn a_day_leaves_one_record_for_each_change<B: Bench>() {
         "session.detached",
         "session.requested",
         "session.starting",
-        "session.ended",
+        "session.ending",
         "session.active",
+        "session.ended",
         "session.ended",
         "desktop.ready",
     ];
@@ -67,12 +69,11 @@ pub(crate) async fn the_end_of_an_older_link_changes_nothing<B: Bench>() {
 
 pub(crate) async fn a_deadline_that_passed_is_settled_even_by_a_refused_event<B: Bench>() {
     let mut office = Office::<B>::with_desktops(1).await;
-    let login = office.work("sato").await;
-    office.tell(login.sid, Event::LinkLost).await.unwrap();
-    office.wait(GRACE);
+    let login = office.login("sato").await.unwrap();
+    office.wait(REQUESTED_LIMIT);
     let refused = office.tell(login.sid, Event::Disconnected).await;
     assert!(matches!(refused, Err(EventError::Refused(_))));
-    assert_eq!(office.state(login.sid).await, State::Ended { cause: Cause::GraceExpired });
+    assert_eq!(office.state(login.sid).await, State::Ended { cause: Cause::NeverAttached });
 }
 
 pub(crate) async fn links_closed_on_somebodys_word_are_a_record_each<B: Bench>() {
@@ -86,9 +87,11 @@ pub(crate) async fn links_closed_on_somebodys_word_are_a_record_each<B: Bench>()
     let (actions, seq) = office.actions(seq).await;
     assert_eq!(actions, [action::SESSION_DISCONNECTING; 2]);
     office.tell(login.sid, Event::LinkLost).await.unwrap();
-    // There is no link left, so nothing is done.
-    assert_eq!(office.tell(login.sid, Event::Disconnected).await.unwrap(), []);
-    assert_eq!(office.actions(seq).await.0, [action::SESSION_DETACHED]);
+    // There is no link left, and the gateway may keep the desktop for the next one.
+    let close = office.tell(login.sid, Event::Disconnected).await.unwrap();
+    assert!(matches!(close[..], [Followup::CloseLinks { .. }]));
+    let wanted = [action::SESSION_DETACHED, action::SESSION_DISCONNECTING];
+    assert_eq!(office.actions(seq).await.0, wanted);
 }
 
 pub(crate) async fn a_desktop_that_cannot_be_dialled_is_quarantined<B: Bench>() {
@@ -123,22 +126,35 @@ pub(crate) async fn a_log_off_seen_on_the_desktop_ends_a_detached_session<B: Ben
     office.wait(MINUTE);
     assert_eq!(office.observe(&["sato"], office.now).await, []);
     let (_, seq) = office.actions(0).await;
+    let (link, code) = (LinkNumber::FIRST, Code::LoggedOff);
+    let close = Followup::CloseLinks { sid: login.sid, link, code };
+    assert_eq!(office.observe(&[], office.now).await, [close]);
+    assert_eq!(office.state(login.sid).await, State::Ending { cause: Cause::LoggedOff });
+    assert_eq!(office.observe(&[], office.now).await, [], "a gateway may be connected");
+
+    let asked = office.tell_of_link(login.sid, Event::Closed, Some(link)).await.unwrap();
+    assert!(matches!(asked[..], [Followup::AskOccupancy(_)]));
     assert_eq!(office.observe(&[], office.now).await, [freed()]);
     assert_eq!(office.state(login.sid).await, State::Ended { cause: Cause::LoggedOff });
     assert!(office.is_ready().await);
-    assert_eq!(office.actions(seq).await.0, ["session.ended"], "one act, one record");
+    let wanted = ["session.ending", "session.ended", "desktop.ready"];
+    assert_eq!(office.actions(seq).await.0, wanted, "one act, one record");
 }
 
 pub(crate) async fn what_nobody_confirmed_is_due_again<B: Bench>() {
     let mut office = Office::<B>::with_desktops(1).await;
     let login = office.work("sato").await;
-    let close = Followup::CloseLinks { sid: login.sid, code: Code::EndedByAdministrator };
+    let (link, code) = (LinkNumber::FIRST, Code::EndedByAdministrator);
+    let close = Followup::CloseLinks { sid: login.sid, link, code };
     let end = Event::EndWanted(Cause::Administrator);
     let close = [close];
     assert_eq!(office.tell(login.sid, end).await.unwrap(), close);
     assert_eq!(office.store().due(office.now, 10).await.unwrap(), close);
     assert_eq!(office.store().due(office.now, 10).await.unwrap(), close);
-    office.tell(login.sid, Event::Closed).await.unwrap();
+    // A link that is gone may have left its desktop to the next one.
+    office.tell_of_link(login.sid, Event::LinkLost, Some(link)).await.unwrap();
+    assert_eq!(office.store().due(office.now, 10).await.unwrap(), close);
+    office.tell_of_link(login.sid, Event::Closed, Some(link)).await.unwrap();
     let asked = office.store().due(office.now, 10).await.unwrap();
     assert!(matches!(asked[..], [Followup::AskOccupancy(_)]));
     office.wait(GRACE);
@@ -147,24 +163,45 @@ pub(crate) async fn what_nobody_confirmed_is_due_again<B: Bench>() {
     assert_eq!(office.store().due(office.now, 0).await.unwrap(), [], "the limit holds");
 }
 
+pub(crate) async fn whoever_never_came_back_is_logged_off_once_their_gateway_has_let_go<
+    B: Bench,
+>() {
+    let mut office = Office::<B>::with_desktops(1).await;
+    let login = office.work("sato").await;
+    office.tell(login.sid, Event::LinkLost).await.unwrap();
+    office.wait(GRACE);
+    let (link, code) = (LinkNumber::FIRST, Code::SessionEnded);
+    let close = [Followup::CloseLinks { sid: login.sid, link, code }];
+    assert_eq!(office.store().due(office.now, 10).await.unwrap(), close);
+    let cause = Cause::GraceExpired;
+    assert_eq!(office.state(login.sid).await, State::Ending { cause });
+    assert_eq!(office.desktop().await.desktop.state, desktop::State::Assigned);
+
+    let over = office.tell_of_link(login.sid, Event::Closed, Some(link)).await.unwrap();
+    assert!(matches!(over[..], [Followup::LogOff(_)]), "{over:?}");
+    assert_eq!(office.state(login.sid).await, State::Ended { cause });
+}
+
 pub(crate) async fn a_new_process_detaches_what_the_old_one_carried<B: Bench>() {
-    let mut office = Office::<B>::with_desktops(3).await;
+    let mut office = Office::<B>::with_desktops(4).await;
     let active = office.work("sato").await;
     let starting = office.login("tanaka").await.unwrap();
     office.redeem(&starting).await.unwrap();
+    let returning = office.work("kato").await;
+    office.come_back(&returning, 2).await.unwrap();
     let ending = office.work("ito").await;
     office.tell(ending.sid, Event::EndWanted(Cause::Administrator)).await.unwrap();
     assert_eq!(office.store().recover(BOOT, office.now).await.unwrap(), 0, "its own are its own");
 
     let next = Uuid::from_u128(0xb008);
-    assert_eq!(office.store().recover(next, office.now).await.unwrap(), 3);
-    for login in [&active, &starting] {
+    assert_eq!(office.store().recover(next, office.now).await.unwrap(), 4);
+    for login in [&active, &starting, &returning] {
         assert!(matches!(office.state(login.sid).await, State::Detached { .. }));
     }
     assert_eq!(office.state(ending.sid).await, State::Ended { cause: Cause::Administrator });
     let records = office.desktops(&"keiri".parse().unwrap()).await;
     let used = records.iter().filter(|record| record.desktop.used).count();
-    assert_eq!(used, 3, "the one that was starting may have been connected");
+    assert_eq!(used, 4, "the one that was starting may have been connected");
     assert_eq!(office.store().recover(next, office.now).await.unwrap(), 0);
 }
 
@@ -174,6 +211,10 @@ pub(crate) async fn only_a_ticket_starts_a_session<B: Bench>() {
     let refused = office.tell(login.sid, Event::Redeemed).await;
     assert!(matches!(refused, Err(EventError::Refused(_))));
     assert!(matches!(office.state(login.sid).await, State::Requested { .. }));
+    office.redeem(&login).await.unwrap();
+    let refused = office.tell(login.sid, Event::Returned).await;
+    assert!(matches!(refused, Err(EventError::Refused(_))), "and only a grant lets it return");
+    assert!(matches!(office.state(login.sid).await, State::Starting { .. }));
 }
 
 pub(crate) async fn a_log_off_is_due_until_its_holder_comes_back<B: Bench>() {
