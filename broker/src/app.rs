@@ -25,6 +25,7 @@ use tegata_proto::id::{GatewayGroup, GatewayId};
 use tegata_proto::key::PublicKey;
 use tegata_proto::{ALPN_LOGIN, ALPN_SESSION, login};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tracing::info;
 use uuid::Uuid;
 
@@ -146,6 +147,7 @@ impl App {
         catalogue.refresh().await?;
 
         let sessions = Sessions::new(gateway_metrics.clone());
+        supervisor.spawn("holds", PASSES, |cancelled| watch_holds(sessions.clone(), cancelled));
         let rooms = Arc::new(WaitingRooms::new());
         let refusals = Arc::new(Refusals::new());
         let followups = Followups {
@@ -283,6 +285,15 @@ async fn take_over(
         put.map_err(|error| StartError::Bootstrap(name, error))?;
     }
     Ok(())
+}
+
+/// Lets desktops go that the gateway has kept for long enough, until cancelled.
+async fn watch_holds(sessions: Arc<Sessions>, cancelled: CancellationToken) {
+    tokio::select! {
+        biased;
+        () = cancelled.cancelled() => {}
+        () = sessions.watch_holds() => {}
+    }
 }
 
 /// Puts the directories behind their queues, where an operator can see them.

@@ -21,7 +21,7 @@ use tegata_proto::login::{
     AgentMessage, BrokerMessage, Hello, Password, TicketAnswer, Transaction,
 };
 use tegata_proto::proof::{EXPORTER_LABEL, EXPORTER_LEN, Purpose, signed_bytes};
-use tegata_proto::session::{self, Attach, Channel, GatewayMessage, Open, Right};
+use tegata_proto::session::{self, Attach, Channel, GatewayMessage, Open, Resume, Right};
 use tegata_proto::{ALPN_LOGIN, ALPN_SESSION, frame};
 
 /// How often a connection that says nothing shows that it is there, as an agent's
@@ -85,9 +85,18 @@ impl Keys {
 
 /// Returns the purpose of a proof that goes with a ticket.
 pub fn ticket_purpose(ticket: &Secret) -> Purpose {
+    Purpose::Ticket(sha256(ticket))
+}
+
+/// Returns the purpose of a proof that goes with a grant.
+pub fn grant_purpose(grant: &Secret) -> Purpose {
+    Purpose::Resume(sha256(grant))
+}
+
+fn sha256(token: &Secret) -> Sha256 {
     let mut sha256 = Sha256([0; 32]);
-    sha256.0.copy_from_slice(digest(&SHA256, ticket.expose().as_bytes()).as_ref());
-    Purpose::Ticket(sha256)
+    sha256.0.copy_from_slice(digest(&SHA256, token.expose().as_bytes()).as_ref());
+    sha256
 }
 
 /// Returns the TLS of a client that believes anybody.
@@ -407,6 +416,27 @@ pub async fn attach_with(
 ) -> Result<(GatewayMessage, Line)> {
     let right = Right::Ticket(ticket.clone());
     let attach = Attach { v: 1, right, key, link: number, proof, resume: None };
+    line.say(&session::AgentMessage::Attach(attach)).await?;
+    Ok((line.hear().await?, line))
+}
+
+/// Comes back by a grant, to where the last link stopped if that is given, and
+/// returns the gateway's answer, with the line.
+///
+/// # Errors
+///
+/// When the conversation breaks off.
+pub async fn come_back(
+    to: SocketAddr,
+    keys: &Keys,
+    grant: &Secret,
+    number: u64,
+    resume: Option<Resume>,
+) -> Result<(GatewayMessage, Line)> {
+    let mut line = Line::open(to, ALPN_SESSION).await?;
+    let (right, number) = (Right::Grant(grant.clone()), LinkNumber(number));
+    let proof = keys.prove(grant_purpose(grant), &line.exporter()?, number);
+    let attach = Attach { v: 1, right, key: keys.public(), link: number, proof, resume };
     line.say(&session::AgentMessage::Attach(attach)).await?;
     Ok((line.hear().await?, line))
 }

@@ -11,9 +11,15 @@ use tegata_proto::code::Code;
 use tegata_proto::id::LinkNumber;
 use tegata_proto::login::BrokerMessage;
 use tegata_proto::proof::Purpose;
-use tegata_proto::session::{GatewayMessage, Mode};
+use tegata_proto::session::{Channel, GatewayMessage, Mode, Resume};
+use tegata_tests::crowd::echo;
+use tegata_tests::evidence::judge;
+use tegata_tests::sins::operations;
 use tegata_tests::site::{Site, pool};
-use tegata_tests::stranger::{self, Keys, Line, attach, attach_with, ticket, ticket_purpose};
+use tegata_tests::stranger::{
+    self, Keys, Line, attach, attach_with, come_back, ticket, ticket_purpose,
+};
+use tegata_tests::wait;
 
 const PASSWORD: &str = "correct horse";
 
@@ -82,6 +88,95 @@ async fn a_used_ticket_is_refused_after_a_restart_too() -> Result<()> {
     .await??;
     let (again, _) = attach(site.listen(), &keys, &answer.ticket, 3).await?;
     assert_eq!(refused(&again), Some(Code::TicketUsed));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grant_brings_a_session_back_after_a_lost_link_and_after_a_kill() -> Result<()> {
+    let (mut site, _desktops) = tokio::task::spawn_blocking(office).await??;
+    let (to, keys) = (site.listen(), Keys::generate()?);
+    let answer = ticket(to, &keys, "sato", PASSWORD).await?;
+    let (early, _) = come_back(to, &keys, &answer.grant, 1, None).await?;
+    assert_eq!(refused(&early), Some(Code::ResumeLost), "before its ticket");
+    let (first, line) = attach(to, &keys, &answer.ticket, 1).await?;
+    let GatewayMessage::Attached(first) = first else { panic!("{first:?}") };
+    let (mut send, mut receive) = line.desktop().await?;
+    echo(&mut send, &mut receive, "mine").await?;
+    drop(line);
+
+    // What came back was lost on the way: it comes again, and nothing of it twice.
+    let (incarnation, received) = (first.incarnation, [(Channel::Rdp, 0)].into());
+    let resume = Resume { incarnation, received };
+    let (back, line) = come_back(to, &keys, &answer.grant, 2, Some(resume.clone())).await?;
+    let GatewayMessage::Attached(back) = back else { panic!("{back:?}") };
+    assert_eq!((back.sid, back.incarnation, back.mode), (first.sid, incarnation, Mode::Resumed));
+    assert_eq!(back.received[&Channel::Rdp], 4, "what reached the desktop");
+    let (mut send, mut receive) = line.desktop().await?;
+    let mut again = [0; 4];
+    receive.read_exact(&mut again).await?;
+    assert_eq!(&again, b"mine");
+    echo(&mut send, &mut receive, "still mine").await?;
+
+    let mut site = tokio::task::spawn_blocking(move || {
+        site.kill()?;
+        site.start()?;
+        anyhow::Ok(site)
+    })
+    .await??;
+    let (gone, _) = come_back(to, &keys, &answer.grant, 3, Some(resume)).await?;
+    assert_eq!(refused(&gone), Some(Code::ResumeLost), "what the process before has kept");
+    let (back, line) = come_back(to, &keys, &answer.grant, 4, None).await?;
+    let GatewayMessage::Attached(back) = back else { panic!("{back:?}") };
+    assert_eq!((back.sid, back.mode), (first.sid, Mode::Fresh), "without a password");
+    let (mut send, mut receive) = line.desktop().await?;
+    echo(&mut send, &mut receive, "the same desktop").await?;
+
+    let found = tokio::task::spawn_blocking(move || {
+        site.stop()?;
+        anyhow::Ok(judge(&site, &[])?.1)
+    })
+    .await??;
+    assert_eq!(found, [], "the audit trail and the store tell the same");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_desktop_is_kept_connected_for_as_long_as_its_pool_says() -> Result<()> {
+    let open = || -> Result<(Site, FakeDesktop)> {
+        let desktop = FakeDesktop::echo(b"")?;
+        let mut keiri = pool("keiri", "keiri", &[desktop.address()]);
+        keiri["hold_ms"] = 1_000.into();
+        let site =
+            Site::builder().people(&[("sato", PASSWORD, &["keiri"])])?.pool(keiri).start()?;
+        site.api()?.wait_for_desktops("keiri", "ready", 1)?;
+        Ok((site, desktop))
+    };
+    let (site, _desktop) = tokio::task::spawn_blocking(open).await??;
+    let (to, keys) = (site.listen(), Keys::generate()?);
+    let answer = ticket(to, &keys, "sato", PASSWORD).await?;
+    let (first, line) = attach(to, &keys, &answer.ticket, 1).await?;
+    let GatewayMessage::Attached(first) = first else { panic!("{first:?}") };
+    let (mut send, mut receive) = line.desktop().await?;
+    echo(&mut send, &mut receive, "mine").await?;
+    drop(line);
+    let let_go = async {
+        loop {
+            let metrics = operations::metrics(site.operations()).await?;
+            let lost = r#"tegata_gateway_link_ends_total{end="agent_gone"}"#;
+            let kept = operations::value(&metrics, "tegata_gateway_held");
+            if operations::value(&metrics, lost) == 1 && kept == 0 {
+                return anyhow::Ok(());
+            }
+        }
+    };
+    tokio::time::timeout(wait::LIMIT, let_go).await??;
+
+    let received = [(Channel::Rdp, 4)].into();
+    let resume = Resume { incarnation: first.incarnation, received };
+    let (gone, _) = come_back(to, &keys, &answer.grant, 2, Some(resume)).await?;
+    assert_eq!(refused(&gone), Some(Code::ResumeLost));
+    let (back, _line) = come_back(to, &keys, &answer.grant, 3, None).await?;
+    assert!(matches!(back, GatewayMessage::Attached(_)), "the desktop is still theirs: {back:?}");
     Ok(())
 }
 

@@ -26,7 +26,7 @@ use super::Answer;
 use super::change::{Change, spoil};
 use super::conversation::{Act, Sin, sin};
 use super::place::{PASSWORD, Place};
-use crate::stranger::{Keys, Line, credulous, login_over, ticket_purpose};
+use crate::stranger::{Keys, Line, credulous, grant_purpose, login_over, ticket_purpose};
 
 /// What is wrong with an attach. By default, nothing.
 #[derive(Debug, Clone)]
@@ -153,15 +153,12 @@ pub async fn attach(place: &Place, held: &Held, forgery: &Forgery, line: &Line) 
         Shown::Ticket | Shown::GrantAsTicket => Right::Ticket(token.clone()),
         Shown::TicketAsGrant | Shown::Grant => Right::Grant(token.clone()),
     };
-    let grant_purpose = |token: &Secret| match ticket_purpose(token) {
-        Purpose::Ticket(sha256) => Purpose::Resume(sha256),
-        purpose @ (Purpose::Resume(_) | Purpose::Login) => purpose,
-    };
     let is_ticket = matches!(right, Right::Ticket(_));
     let purpose = match forgery.proof {
         Proof::OfLogin => Purpose::Login,
         Proof::OfOtherToken => ticket_purpose(other),
         Proof::OfOtherKind if is_ticket => grant_purpose(&token),
+        Proof::OfOtherKind => ticket_purpose(&token),
         _ if is_ticket => ticket_purpose(&token),
         _ => grant_purpose(&token),
     };
