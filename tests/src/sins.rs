@@ -1,8 +1,8 @@
 //! A misbehaving client: tables of named sins against the login, session and
 //! operations ports, each with the answer it gets.
 //!
-//! A new sin is one row of [`login`], [`session`], [`tickets`], [`packets`],
-//! [`handshakes`] or [`operations`]. Whatever the row, [`place`] checks after it
+//! A new sin is one row of [`login`], [`session`], [`tickets`], [`grants`],
+//! [`packets`], [`handshakes`] or [`operations`]. Whatever the row, [`place`] checks after it
 //! that the broker runs, that an honest client comes in meanwhile, that memory
 //! is bounded and that each log line is one line.
 
@@ -15,6 +15,7 @@ pub mod conversation;
 pub mod crowd;
 pub mod flood;
 pub mod forge;
+pub mod grants;
 pub mod handshakes;
 pub mod login;
 pub mod operations;

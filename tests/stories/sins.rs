@@ -13,8 +13,8 @@ use tegata_proto::session::GatewayMessage;
 use tegata_proto::{ALPN_LOGIN, ALPN_SESSION};
 use tegata_tests::sins::place::{GROWTH_KIB, PASSWORD, Place};
 use tegata_tests::sins::{
-    conversation, crowd, flood, handshakes, is_long, login, operations, packets, seed, session,
-    tickets,
+    conversation, crowd, flood, grants, handshakes, is_long, login, operations, packets, seed,
+    session, tickets,
 };
 use tegata_tests::stranger::{self, Keys, Line, attach_with, ticket_purpose};
 use tokio::task::{JoinSet, spawn_blocking};
@@ -56,6 +56,22 @@ async fn no_forged_ticket_and_no_false_proof_opens_anything() -> Result<()> {
     let metrics = operations::metrics(place.site.operations()).await?;
     let attached = operations::value(&metrics, r#"tegata_redeems_total{result="ok"}"#);
     assert_eq!(attached, u64::try_from(honest)?, "only the honest ones");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_forged_or_stale_grant_opens_anything_or_disturbs_who_is_at_work() -> Result<()> {
+    let place = place(LANES).await?;
+    place.is_well().await?;
+    let before = place.memory_kib()?;
+    let sins = grants::table();
+    let honest = sins.iter().filter(|sin| sin.name.starts_with("none:")).count();
+    let tickets = sins.len();
+    conversation::commit_all(&place, ALPN_SESSION, LANES, sins).await?;
+    place.has_endured(before, GROWTH_KIB).await?;
+    let metrics = operations::metrics(place.site.operations()).await?;
+    let attached = operations::value(&metrics, r#"tegata_redeems_total{result="ok"}"#);
+    assert_eq!(attached, u64::try_from(tickets + honest)?, "only the honest ones");
     Ok(())
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use quinn::{ConnectionError, TransportConfig};
 use serde_json::{Value, json};
+use tegata_proto::ALPN_SESSION;
 use tegata_proto::code::Code;
 use tegata_proto::encoding::{Bytes, Secret};
 use tegata_proto::id::LinkNumber;
@@ -17,6 +18,7 @@ use super::change::Change;
 use super::place::{PASSWORD, Place};
 use super::tickets::{self, Forgery, Held};
 use super::{Answer, DEADLINE, SLACK};
+use crate::crowd::echo;
 use crate::stranger::{Keys, Line, credulous};
 
 /// One sin.
@@ -47,6 +49,9 @@ pub enum Act {
     Attach(Box<Forgery>),
     /// Attaches as it should be, after a login elsewhere, and waits for `attached`.
     Attaches,
+    /// Does that on a line of its own, and works there from then on. What is refused
+    /// afterwards must not disturb that.
+    Works,
     /// Sends an honest first frame, one byte a second.
     Trickles,
     /// Ends the stream.
@@ -93,10 +98,12 @@ pub async fn commit(place: &Place, alpn: &[u8], who: usize, sin: &Sin) -> Result
     }
     let name = format!("p{who}");
     // Before the connection: a deadline of its own runs from there on.
-    let attaches = sin.does.iter().any(|act| matches!(act, Act::Attach(_) | Act::Attaches));
+    let attaches =
+        sin.does.iter().any(|act| matches!(act, Act::Attach(_) | Act::Attaches | Act::Works));
     let held = if attaches { Some(tickets::right(place, from, &name).await?) } else { None };
     let line = Line::open_with(config, from, place.site.listen()).await?;
-    let mut sinner = Sinner { place, name, keys: Keys::generate()?, held, line, txn: None };
+    let keys = Keys::generate()?;
+    let mut sinner = Sinner { place, name, keys, held, line, txn: None, works: None };
     for act in &sin.does {
         // Whoever is closed in the middle of it hears why below.
         if let Err(error) = sinner.act(act).await
@@ -107,6 +114,9 @@ pub async fn commit(place: &Place, alpn: &[u8], who: usize, sin: &Sin) -> Result
     }
     let answer = timeout(sin.within + SLACK, sinner.answer()).await;
     let answer = answer.context("nothing came of it in time")??;
+    if let Some((_, send, receive)) = sinner.works.as_mut().filter(|_| answer != Answer::Served) {
+        echo(send, receive, "still mine").await.context("the session is disturbed")?;
+    }
     sinner.line.connection.close(0_u32.into(), b"");
     Ok(answer)
 }
@@ -119,6 +129,8 @@ struct Sinner<'a> {
     held: Option<Held>,
     line: Line,
     txn: Option<Bytes<16>>,
+    /// A line where somebody is at work, and the desktop on it.
+    works: Option<(Line, quinn::SendStream, quinn::RecvStream)>,
 }
 
 impl Sinner<'_> {
@@ -145,14 +157,21 @@ impl Sinner<'_> {
                 self.line.send(&framed(text.as_bytes())).await
             }
             Act::Attach(forgery) => {
-                let attach = self.attach(forgery).await?;
+                let attach = self.attach(forgery, &self.line).await?;
                 self.line.send(&framed(attach.as_bytes())).await
             }
             Act::Attaches => {
-                let attach = self.attach(&Forgery::default()).await?;
-                self.line.send(&framed(attach.as_bytes())).await?;
-                let heard: Value = self.line.hear().await?;
-                if heard["type"] == "attached" { Ok(()) } else { bail!("not attached: {heard}") }
+                let attach = self.attach(&Forgery::default(), &self.line).await?;
+                attached(&mut self.line, &attach).await
+            }
+            Act::Works => {
+                let mut line = Line::open(self.place.site.listen(), ALPN_SESSION).await?;
+                let attach = self.attach(&Forgery::default(), &line).await?;
+                attached(&mut line, &attach).await?;
+                let (mut send, mut receive) = line.desktop().await?;
+                echo(&mut send, &mut receive, "mine").await?;
+                self.works = Some((line, send, receive));
+                Ok(())
             }
             Act::Trickles => {
                 let hello = framed(self.hello()?.to_string().as_bytes());
@@ -173,9 +192,9 @@ impl Sinner<'_> {
         }
     }
 
-    async fn attach(&self, forgery: &Forgery) -> Result<String> {
+    async fn attach(&self, forgery: &Forgery, line: &Line) -> Result<String> {
         let held = self.held.as_ref().context("nobody has logged in")?;
-        tickets::attach(self.place, held, forgery, &self.line).await
+        tickets::attach(self.place, held, forgery, line).await
     }
 
     fn hello(&self) -> Result<Value> {
@@ -205,6 +224,13 @@ impl Sinner<'_> {
             }
         }
     }
+}
+
+/// Sends an `attach` that is as it should be, and waits for `attached`.
+async fn attached(line: &mut Line, attach: &str) -> Result<()> {
+    line.send(&framed(attach.as_bytes())).await?;
+    let heard: Value = line.hear().await?;
+    if heard["type"] == "attached" { Ok(()) } else { bail!("not attached: {heard}") }
 }
 
 fn code(value: &Value) -> Result<Code> {
