@@ -35,6 +35,21 @@ fn office() -> Result<(Site, [FakeDesktop; 2])> {
     Ok((site, desktops))
 }
 
+/// Waits until as many links were lost, and as many desktops are kept for the next one.
+async fn until(site: &Site, so: impl Fn(u64, u64) -> bool) -> Result<()> {
+    let look = async {
+        loop {
+            let metrics = operations::metrics(site.operations()).await?;
+            let lost = r#"tegata_gateway_link_ends_total{end="agent_gone"}"#;
+            let lost = operations::value(&metrics, lost);
+            if so(lost, operations::value(&metrics, "tegata_gateway_held")) {
+                return anyhow::Ok(());
+            }
+        }
+    };
+    tokio::time::timeout(wait::LIMIT, look).await?
+}
+
 fn refused(answer: &GatewayMessage) -> Option<Code> {
     match answer {
         GatewayMessage::Error(failure) => Some(failure.code),
@@ -159,17 +174,7 @@ async fn a_desktop_is_kept_connected_for_as_long_as_its_pool_says() -> Result<()
     let (mut send, mut receive) = line.desktop().await?;
     echo(&mut send, &mut receive, "mine").await?;
     drop(line);
-    let let_go = async {
-        loop {
-            let metrics = operations::metrics(site.operations()).await?;
-            let lost = r#"tegata_gateway_link_ends_total{end="agent_gone"}"#;
-            let kept = operations::value(&metrics, "tegata_gateway_held");
-            if operations::value(&metrics, lost) == 1 && kept == 0 {
-                return anyhow::Ok(());
-            }
-        }
-    };
-    tokio::time::timeout(wait::LIMIT, let_go).await??;
+    until(&site, |lost, kept| lost == 1 && kept == 0).await?;
 
     let received = [(Channel::Rdp, 4)].into();
     let resume = Resume { incarnation: first.incarnation, received };
@@ -177,6 +182,43 @@ async fn a_desktop_is_kept_connected_for_as_long_as_its_pool_says() -> Result<()
     assert_eq!(refused(&gone), Some(Code::ResumeLost));
     let (back, _line) = come_back(to, &keys, &answer.grant, 3, None).await?;
     assert!(matches!(back, GatewayMessage::Attached(_)), "the desktop is still theirs: {back:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_kept_for_whoever_is_ended_goes_at_once_and_their_grant_with_it() -> Result<()> {
+    let (site, _desktops) = tokio::task::spawn_blocking(office).await??;
+    let (to, keys) = (site.listen(), Keys::generate()?);
+    let answer = ticket(to, &keys, "sato", PASSWORD).await?;
+    let (first, line) = attach(to, &keys, &answer.ticket, 1).await?;
+    let GatewayMessage::Attached(first) = first else { panic!("{first:?}") };
+    let (mut send, mut receive) = line.desktop().await?;
+    echo(&mut send, &mut receive, "mine").await?;
+    drop(line);
+    until(&site, |lost, kept| lost == 1 && kept == 1).await?;
+
+    let sid = first.sid;
+    let site = tokio::task::spawn_blocking(move || {
+        let api = site.api()?;
+        let whom = serde_json::json!({"session_ids": [sid]});
+        let ended = api.post("/v1/sessions/actions/terminate", &whom)?;
+        assert_eq!(ended.body["items"][0]["result"], "terminated", "{}", ended.body);
+        assert_eq!(api.sessions()?, Vec::<serde_json::Value>::new(), "it is over");
+        anyhow::Ok(site)
+    })
+    .await??;
+    // Without a further wait: it was over only after that.
+    let metrics = operations::metrics(site.operations()).await?;
+    assert_eq!(operations::value(&metrics, "tegata_gateway_held"), 0);
+    let received = [(Channel::Rdp, 4)].into();
+    let resume = Resume { incarnation: first.incarnation, received };
+    for (link, resume, code) in [(2, Some(resume), Code::ResumeLost), (3, None, Code::SessionEnded)]
+    {
+        let (back, _) = come_back(to, &keys, &answer.grant, link, resume).await?;
+        assert_eq!(refused(&back), Some(code), "link {link}");
+    }
+    let (again, _) = attach(to, &keys, &answer.ticket, 4).await?;
+    assert_eq!(refused(&again), Some(Code::TicketUsed));
     Ok(())
 }
 
