@@ -6,7 +6,7 @@
 use std::io::Read as _;
 use std::net::{Ipv4Addr, SocketAddr};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use tegata_parts::ca::TestCa;
 use tegata_parts::colour::Colour;
 use tegata_parts::fake::FakeDesktop;
@@ -119,9 +119,14 @@ fn sato_comes_back_to_the_same_window_after_a_disconnect_and_after_a_restart() -
 
     let (ended, log) = site.stop()?;
     assert_eq!(ended, Some(0), "the broker drains: {log}");
-    let told = sato.exit()?;
-    assert!([11, 25, 41, 50].contains(&told), "{told}: {}", sato.log());
+    sato.event("link_lost")?;
     site.start()?;
+    wait::until("Sato's agent to be back", || {
+        let attached = sato.events().iter().filter(|event| event["event"] == "attached").count();
+        Ok((attached == 2).then_some(()))
+    })
+    .with_context(|| sato.log())?;
+    assert_eq!(sato.leave()?, Some(50), "{}", sato.log());
     let screen = Screen::start(1024, 768)?;
     let _sato = site.device("sato", PASSWORD).on(&screen).start()?;
     screen.wait_for_colour(CORNER.0, CORNER.1, SATO, wait::LIMIT)?;
