@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 /// After how many bytes a receiver acknowledges.
-pub const ACK_BYTES: u64 = 64 * 1024;
+pub const ACK_BYTES: u64 = 256 * 1024;
 
 /// After how long a receiver acknowledges fewer than [`ACK_BYTES`].
 pub const ACK_DELAY: Duration = Duration::from_millis(100);
