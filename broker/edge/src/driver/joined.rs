@@ -41,8 +41,8 @@ pub(super) struct Joined {
     readable: bool,
     writable: bool,
     hung_up: bool,
-    /// Who waits for bytes to acknowledge.
-    owed: Option<Waker>,
+    /// Who waits for bytes to acknowledge, and for how many.
+    owed: Option<(u64, Waker)>,
 }
 
 struct Up {
@@ -124,7 +124,8 @@ impl Joined {
         if self.side.receipt.owed() >= bytes {
             return Poll::Ready(());
         }
-        self.owed = Some(waker.clone());
+        let fewest = self.owed.take().map_or(bytes, |(others, _)| bytes.min(others));
+        self.owed = Some((fewest, waker.clone()));
         Poll::Pending
     }
 
@@ -195,7 +196,8 @@ impl Joined {
                 Ok(written) => {
                     self.traffic.carried(Way::Up, written);
                     self.side.receipt.wrote(written as u64);
-                    if let Some(waker) = self.owed.take() {
+                    let owed = self.side.receipt.owed();
+                    if let Some((_, waker)) = self.owed.take_if(|(bytes, _)| owed >= *bytes) {
                         waker.wake();
                     }
                     turn.moved += written;
