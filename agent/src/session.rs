@@ -33,7 +33,7 @@ pub const SILENCE: Duration = Duration::from_secs(1);
 pub const ATTACH_DEADLINE: Duration = Duration::from_secs(15);
 
 /// How long the last bytes may take to arrive when the agent closes.
-const FAREWELL: Duration = Duration::from_secs(1);
+pub(crate) const FAREWELL: Duration = Duration::from_secs(1);
 
 /// A live session.
 #[derive(Debug)]

@@ -42,10 +42,7 @@ pub fn judge(
     desktop: &Desktop,
     now: Timestamp,
 ) -> Result<(), Code> {
-    judge_times(claims, Duration::from_secs(TICKET_LIFE_S), now)?;
-    if claims.sub != *session.user {
-        return Err(Code::TicketInvalid);
-    }
+    judge_claims(claims, Duration::from_secs(TICKET_LIFE_S), session, now)?;
     match session.state {
         session::State::Requested { .. } if !session.state.is_overdue(now) => {}
         session::State::Requested { .. } => return Err(Code::TicketExpired),
@@ -73,10 +70,7 @@ pub fn judge_grant(
     desktop: &Desktop,
     now: Timestamp,
 ) -> Result<(), Code> {
-    judge_times(claims, GRANT_LIFE_MAX, now)?;
-    if claims.sub != *session.user {
-        return Err(Code::TicketInvalid);
-    }
+    judge_claims(claims, GRANT_LIFE_MAX, session, now)?;
     let overdue = session.state.is_overdue(now);
     match session.state {
         session::State::Active | session::State::Returning { .. } => {}
@@ -95,8 +89,13 @@ pub fn judge_grant(
     judge_fences(claims, link, session, desktop)
 }
 
-/// Judges when a token lives, and for how long.
-fn judge_times(claims: &Claims, longest: Duration, now: Timestamp) -> Result<(), Code> {
+/// Judges when a token lives, for how long, and for whom.
+fn judge_claims(
+    claims: &Claims,
+    longest: Duration,
+    session: &Standing<'_>,
+    now: Timestamp,
+) -> Result<(), Code> {
     let now_s = now.as_secs();
     let life = claims.exp.checked_sub(claims.iat);
     let too_long = life.is_none_or(|life| life > longest.as_secs());
@@ -105,6 +104,9 @@ fn judge_times(claims: &Claims, longest: Duration, now: Timestamp) -> Result<(),
     }
     if claims.exp.saturating_add(LEEWAY_S) < now_s {
         return Err(Code::TicketExpired);
+    }
+    if claims.sub != *session.user {
+        return Err(Code::TicketInvalid);
     }
     Ok(())
 }

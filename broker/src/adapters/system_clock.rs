@@ -1,6 +1,6 @@
 //! The machine's own clock.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use tegata_domain::time::Timestamp;
 
@@ -12,8 +12,7 @@ pub struct SystemClock;
 
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
-        // A clock before 1970 is broken; tickets then expire at once.
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Timestamp::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+        // Where it is before 1970, tickets expire at once.
+        SystemTime::now().into()
     }
 }

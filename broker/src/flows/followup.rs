@@ -5,7 +5,6 @@
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
 
 use tegata_domain::desktop::Observation;
 use tegata_domain::session::Event;
@@ -100,7 +99,8 @@ impl Followups {
                 Followup::CloseLinks { sid, link, code } => {
                     let ended = self.sessions.end(sid, code).await;
                     debug!(session.id = %sid, links = ended.is_some(), "Links closed");
-                    let last_byte_at = ended.and_then(|ended| ended.last_byte_at).map(timestamp);
+                    let last_byte_at =
+                        ended.and_then(|ended| ended.last_byte_at).map(Timestamp::from);
                     closed.push(Closed { sid, last_byte_at });
                     let event = SessionEvent {
                         sid,
@@ -190,12 +190,6 @@ impl Followups {
         }
         true
     }
-}
-
-/// Returns a moment of the system's clock as the broker counts it.
-fn timestamp(at: SystemTime) -> Timestamp {
-    let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 impl Default for Asking {

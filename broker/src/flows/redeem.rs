@@ -328,12 +328,10 @@ impl Broker for RedeemDesk {
             up = report.bytes_up, down = report.bytes_down, "Link ended"
         );
         let now = self.followups.clock.now();
-        let last = report.last_byte_at.and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
-        let last = last.and_then(|at| u64::try_from(at.as_millis()).ok());
         let carried = Carried {
             up: report.bytes_up,
             down: report.bytes_down,
-            last_byte_at: last.map_or(now, Timestamp::from_millis),
+            last_byte_at: report.last_byte_at.map_or(now, Timestamp::from),
         };
         self.report(report.sid, report.link, event, Some(carried)).await;
     }

@@ -23,13 +23,10 @@ use crate::network::Network;
 use crate::progress::{Event, Person};
 use crate::pulse::{Pulse, Sign};
 use crate::relay::{Account, Line};
-use crate::session::{Control, Session};
+use crate::session::{Control, FAREWELL, Session};
 
 /// How long a gateway may take to say why the desktop's stream carries no more.
 const CUT_PATIENCE: Duration = Duration::from_secs(1);
-
-/// How long the last bytes may take to arrive when the agent closes.
-const FAREWELL: Duration = Duration::from_secs(1);
 
 /// The way to the gateway.
 pub(super) struct Road<'a> {
