@@ -87,29 +87,31 @@ impl RedeemDesk {
     }
 
     async fn decide(&self, request: RedeemRequest) -> Result<Redeemed, Refused> {
-        if let Err(code) = self.verify(&request) {
-            let RedeemRequest { right, link, gateway, remote, .. } = &request;
-            self.audit(code, &Showing { right, link: *link, gateway, source: remote.ip() });
-            return Err(Refused::Code(code));
-        }
+        let (right, gateway) = (&request.right, &request.gateway);
+        let showing = Showing { right, link: request.link, gateway, source: request.remote.ip() };
+        let refused = |code| {
+            self.audit(code, &showing);
+            Refused::Code(code)
+        };
+        self.verify(&request).map_err(refused)?;
         let (claims, now) = (request.claims.clone(), self.followups.clock.now());
-        let kind = match request.right {
+        let kind = match right {
             Right::Ticket(_) => signer::TokenKind::Ticket,
             Right::Grant(_) => signer::TokenKind::Resume,
         };
         let redeem = Redeem {
             kind,
-            claims: request.claims,
+            claims: request.claims.clone(),
             resume: request.resume,
             link: request.link,
             exporter: sha256(&request.exporter),
-            gateway: request.gateway,
+            gateway: gateway.clone(),
             boot: request.boot,
             class: request.class.to_string(),
             now,
         };
         let redeemed = self.followups.store.redeem(redeem).await.map_err(|error| match error {
-            RedeemError::Refused(code) => Refused::Code(code),
+            RedeemError::Refused(code) => refused(code),
             RedeemError::Store(error) => {
                 warn!(error = &error as &dyn std::error::Error, "Ticket or grant not redeemed");
                 Refused::Busy { retry_after: RETRY_AFTER }
@@ -174,8 +176,8 @@ impl RedeemDesk {
             .ok()
     }
 
-    /// Puts a refusal that the store knows nothing of into the audit trail: with a
-    /// record of its own if we signed what is refused.
+    /// Puts a refusal into the audit trail: with a record of its own if we signed what
+    /// is refused, unless the like was refused a moment ago.
     fn audit(&self, code: Code, showing: &Showing<'_>) {
         let Showing { right, link, gateway, source } = *showing;
         let count = move |refusals: &Refusals| refusals.count(Door::Attach, source, code);

@@ -111,7 +111,8 @@ pub trait Store: Familiarity {
     /// used up, and takes nothing over.
     ///
     /// The same redeem repeated (same ticket or session, boot, exporter hash and
-    /// link) gets the first answer again.
+    /// link) gets the first answer again. A refusal changes nothing and leaves no
+    /// audit record: whoever asks writes it down, or counts it.
     async fn redeem(&self, redeem: Redeem) -> Result<Redeemed, RedeemError>;
 
     /// Applies one event to a session, and what follows from it to its desktop;

@@ -14,7 +14,7 @@ use super::events::{event_name, load};
 use super::row::{self, Columns};
 use super::writer::Command;
 use crate::ports::signer::TokenKind;
-use crate::ports::store::{Actor, AuditRecord, Redeem, RedeemError, Redeemed, StoreError, action};
+use crate::ports::store::{Actor, AuditRecord, Redeem, RedeemError, Redeemed, StoreError};
 
 /// How a ticket was used before.
 struct Use {
@@ -39,11 +39,6 @@ impl Command for Redeem {
             (Some(loaded), None) => self.open(loaded, tx).await?,
             (None, None) => Err(Code::SessionEnded),
         };
-        if let Err(code) = redeemed {
-            let mut batch = Batch::new();
-            self.save_refusal(code, &mut batch)?;
-            batch.run(tx).await?;
-        }
         Ok(redeemed.map_err(RedeemError::Refused))
     }
 }
@@ -221,21 +216,5 @@ impl Redeem {
             .bind(self.claims.cnf.jkt.0.to_vec())
             .bind(self.exporter.0.to_vec())
             .bind(sid);
-    }
-
-    /// Something that we signed was refused.
-    fn save_refusal(&self, code: Code, batch: &mut Batch) -> Result<(), StoreError> {
-        let actor = Actor::User(self.claims.sub.clone());
-        let action = match self.kind {
-            TokenKind::Ticket => action::TICKET_REFUSED,
-            TokenKind::Resume => action::GRANT_REFUSED,
-        };
-        let mut audit = row::record(action, &actor, self.now);
-        audit.sid = Some(self.claims.sid);
-        row::note(&mut audit, "jti", self.claims.jti);
-        row::note(&mut audit, "code", code);
-        row::note(&mut audit, "link", self.link);
-        row::note(&mut audit, "gateway", &self.gateway);
-        row::save_audit(batch, &audit)
     }
 }

@@ -159,10 +159,13 @@ async fn what_we_signed_is_refused_with_one_record_and_repeats_are_counted() {
     assert_eq!(desk.redeem(other).await, Some(Code::TicketInvalid), "a gateway that lies");
     let good = sato.request(&sato.ticket, EXPORTER);
     assert_eq!(desk.redeem(good).await, None, "the ticket is still good");
-    let again = RedeemRequest { boot: Uuid::nil(), ..sato.request(&sato.ticket, EXPORTER) };
-    assert_eq!(desk.redeem(again).await, Some(Code::TicketUsed), "the store's own record");
+    for _ in 0..500 {
+        let again = RedeemRequest { boot: Uuid::nil(), ..sato.request(&sato.ticket, EXPORTER) };
+        assert_eq!(desk.redeem(again).await, Some(Code::TicketUsed), "by its own key");
+    }
 
     let wanted = [
+        told("attach.refused", Code::TicketUsed, "499"),
         told("attach.refused", Code::WrongKey, "2"),
         told("grant.refused", Code::ResumeLost, ""),
         told("ticket.refused", Code::TicketInvalid, ""),
@@ -240,7 +243,7 @@ async fn a_ticket_then_its_grant_open_link_after_link_for_their_own_key() {
     let told = desk.refusals(&office, seq).await;
     let grants = told.iter().filter(|(action, ..)| action == "grant.refused");
     let codes: Vec<_> = grants.map(|(_, code, _)| code.as_str()).collect();
-    assert_eq!(codes, ["link_stale", "resume_lost", "resume_lost", "wrong_key"]);
+    assert_eq!(codes, ["link_stale", "resume_lost", "wrong_key"]);
 }
 
 #[tokio::test]

@@ -55,7 +55,7 @@ macro_rules! contract_tests {
                 the_same_redeem_gets_the_same_answer_while_the_session_lives
                 a_ticket_of_another_epoch_opens_nothing
                 a_new_login_takes_over_when_its_ticket_is_redeemed
-                a_refused_ticket_is_one_record_and_no_change
+                a_refused_ticket_changes_nothing
                 a_ticket_of_an_unknown_session_is_refused;
             returning: a_grant_opens_one_link_after_the_other
                 a_grant_raced_by_a_hundred_opens_one_link
