@@ -5,19 +5,25 @@
 //! says what the figures mean.
 
 mod arguments;
+mod call;
 mod counter;
 mod desktops;
 mod echo;
+mod flow;
 mod idle;
 mod line;
 mod machine;
 mod office;
+mod picture;
 mod programs;
 mod relay;
 mod report;
+mod revoke;
+mod roam;
 mod start;
 mod storm;
 mod visitor;
+mod voice;
 mod way;
 
 use std::process::ExitCode;
@@ -50,6 +56,9 @@ pub fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
+    if arguments.bench == Bench::Picture {
+        return picture::draw(std::io::stdin().lock(), std::io::stdout().lock());
+    }
     machine::raise_descriptor_limit()?;
     let programs = Programs::build(arguments.quick)?;
     match arguments.bench {
@@ -58,5 +67,9 @@ fn run(arguments: &Arguments) -> Result<()> {
         Bench::Echo => echo::run(&programs, arguments),
         Bench::Idle => idle::run(&programs, arguments),
         Bench::Start => start::run(&programs, arguments),
+        Bench::Roam => roam::run(&programs, arguments),
+        Bench::Voice => voice::run(&programs, arguments),
+        Bench::Revoke => revoke::run(&programs, arguments),
+        Bench::Picture => Ok(()),
     }
 }

@@ -1,6 +1,7 @@
 //! What the stories are told with: a [`site`] with its broker, [`staff`] who log
 //! in with the real agent, an [`api`] for the administrator, a [`stranger`] who
-//! speaks the protocol by hand, and a [`crowd`] of such people. What a stranger can
+//! speaks the protocol by hand, a [`crowd`] of such people, and a [`fleet`] of real
+//! agents. What a stranger can
 //! do wrong is in [`sins`]. A [`history`] is checked by the [`evidence`]. [`timing`]
 //! measures what a stranger could learn from how long a refusal takes, [`slow`]
 //! puts a slow line before a server and [`chaos`] a bad one, and [`mod@bench`]
@@ -12,6 +13,7 @@ pub mod chaos;
 pub mod crowd;
 pub mod dice;
 pub mod evidence;
+pub mod fleet;
 pub mod history;
 pub mod sins;
 pub mod site;

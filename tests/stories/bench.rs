@@ -4,8 +4,9 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::fs::{self, Permissions};
+use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -97,6 +98,48 @@ fn idle_keeps_its_sessions() {
 fn start_waits_until_the_broker_serves() {
     let figures = prints("start", &["ready_ms", "desktops"]);
     assert!(figures[0]["ready_ms"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
+fn roam_loses_nothing_and_its_picture_can_be_drawn() {
+    let summary = ["change_stall_over_2rtt_p95_ms", "outage_stall_over_rtt_p95_ms", "bytes_lost"];
+    let figures = prints("roam", &summary);
+    for whole in figures.iter().filter(|line| line["figure"] == "whole") {
+        assert_eq!((&whole["bytes_lost"], &whole["logins"]), (&0.into(), &0.into()), "{whole}");
+    }
+    let stalls = figures.iter().filter(|line| line["figure"] == "stall");
+    assert_eq!(stalls.count(), 8, "each case with and without NAT");
+
+    let mut picture = Command::new(env!("CARGO_BIN_EXE_tegata-bench"))
+        .arg("picture")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = picture.stdin.take().unwrap();
+    for figure in &figures {
+        writeln!(lines, "{figure}").unwrap();
+    }
+    drop(lines);
+    let drawn = picture.wait_with_output().unwrap();
+    assert!(drawn.status.success());
+    assert!(String::from_utf8(drawn.stdout).unwrap().contains("outage then other uplink, NAT"));
+}
+
+#[test]
+fn voice_hears_a_call_beside_everything() {
+    let figures = prints("voice", &["gap_p95_ms", "ratio_to_tcp"]);
+    for path in ["tegata-quic", "haproxy"] {
+        let gaps = figures.iter().filter(|line| line["figure"] == "gap" && line["path"] == path);
+        assert_eq!(gaps.count(), 2, "{path}");
+    }
+}
+
+#[test]
+fn revoke_ends_every_session() {
+    let figures = prints("revoke", &["last_byte_ms", "sessions"]);
+    let answered = figures.iter().find(|line| line["figure"] == "answered").unwrap();
+    assert!(answered["ms"].as_f64().unwrap() > 0.0, "{answered}");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     process::Command,
 };
 
@@ -38,14 +38,19 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Starts a relay that shows `certificate` and connects to `target`.
+    /// Starts a relay at an address that shows `certificate` and connects to `target`.
     ///
     /// # Errors
     ///
     /// When the program is missing or does not become ready.
-    pub fn start(kind: Kind, certificate: &IssuedCertificate, target: SocketAddr) -> Result<Self> {
+    pub fn start(
+        kind: Kind,
+        certificate: &IssuedCertificate,
+        address: IpAddr,
+        target: SocketAddr,
+    ) -> Result<Self> {
         let folder = Folder::new()?;
-        let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, port::free_tcp()?));
+        let listen = SocketAddr::new(address, port::free_tcp()?);
         let pair = folder.path().join("pair.pem");
         let both = [&certificate.certificate, &certificate.key].map(fs::read_to_string);
         let [certificate, key] = both;

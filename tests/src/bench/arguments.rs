@@ -34,6 +34,14 @@ pub(super) enum Bench {
     Idle,
     /// Time until a broker with many desktops is ready.
     Start,
+    /// How long a session stands still when its network changes or fails.
+    Roam,
+    /// What a call in a desktop's stream suffers.
+    Voice,
+    /// How long bytes go on after all sessions were ended.
+    Revoke,
+    /// Measures nothing: draws the lines of `roam` on standard input as an SVG on standard output.
+    Picture,
 }
 
 impl Arguments {

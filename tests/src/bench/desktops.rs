@@ -4,12 +4,15 @@
 //! many desktops as it likes, each at an address of its own.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use anyhow::Result;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Handle, Runtime};
+use tokio::time::interval;
 
+use super::call::{self, Picture};
 use super::counter::Counter;
 
 /// Sends back what follows.
@@ -18,6 +21,18 @@ pub(super) const ECHO: u8 = b'e';
 pub(super) const SOURCE: u8 = b's';
 /// Takes without end, and counts.
 pub(super) const SINK: u8 = b'k';
+/// Sends a little, [`TICKS`] times a second.
+pub(super) const TICK: u8 = b't';
+/// Sends what a telephone does, as [`super::call`] has it.
+pub(super) const CALL: u8 = b'c';
+/// The same, on a desktop whose picture moves.
+pub(super) const CALL_AND_PICTURE: u8 = b'p';
+
+/// How often a desktop ticks in a second.
+pub(super) const TICKS: u32 = 10;
+
+/// Bytes of a tick.
+const TICK_BYTES: usize = 64;
 
 /// The first address; the others follow it.
 const FIRST: u32 = 0x7f40_0001; // 127.64.0.1
@@ -77,6 +92,9 @@ async fn serve(mut stream: TcpStream, bulk: Handle, taken: Counter) {
     let _ = stream.set_nodelay(true);
     match stream.read_u8().await {
         Ok(ECHO) => echo(stream).await,
+        Ok(TICK) => tick(stream).await,
+        Ok(CALL) => call::speak(stream, Picture::Still).await,
+        Ok(CALL_AND_PICTURE) => call::speak(stream, Picture::Moving).await,
         Ok(wish @ (SOURCE | SINK)) => {
             let Ok(stream) = stream.into_std() else { return };
             bulk.spawn(async move {
@@ -98,6 +116,13 @@ async fn echo(mut stream: TcpStream) {
         if stream.write_all(&piece[..count]).await.is_err() {
             return;
         }
+    }
+}
+
+async fn tick(mut stream: TcpStream) {
+    let mut beat = interval(Duration::from_secs(1) / TICKS);
+    while stream.write_all(&[0; TICK_BYTES]).await.is_ok() {
+        beat.tick().await;
     }
 }
 

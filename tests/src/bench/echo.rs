@@ -3,6 +3,7 @@
 //! The one who waits for the echo, the desktop that gives it and the bulk beside it each have
 //! threads and sockets of their own, as they are machines of their own outside of a bench.
 
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -58,7 +59,7 @@ struct Percentiles {
 }
 
 impl Percentiles {
-    fn push(&mut self, mut latencies: Latencies) {
+    fn push(&mut self, latencies: &Latencies) {
         self.p50.push(latencies.percentile_us(0.5));
         self.p99.push(latencies.percentile_us(0.99));
     }
@@ -81,7 +82,7 @@ pub(super) fn run(programs: &Programs, arguments: &Arguments) -> Result<()> {
     let office = Office::open(arguments)?;
     let desktops = Desktops::start(1)?;
     let site = office.site(programs, &desktops, arguments.count(DESKTOPS, DESKTOPS_QUICK))?;
-    let peers = Peers::start(&office, &PEERS, desktops.address(0))?;
+    let peers = Peers::start(&office, &PEERS, Ipv4Addr::LOCALHOST.into(), desktops.address(0))?;
     let rooms = Rooms {
         echo: tokio::runtime::Builder::new_current_thread().enable_all().build()?,
         bulk: clients()?,
@@ -99,13 +100,13 @@ pub(super) fn run(programs: &Programs, arguments: &Arguments) -> Result<()> {
     let mut alone = Percentiles::default();
     let mut figures: Vec<_> = pairs.iter().map(|pair| Figure::of(pair.echo.name())).collect();
     for _ in 0..runs {
-        alone.push(rooms.echo.block_on(echoes(&direct, span))?);
+        alone.push(&rooms.echo.block_on(echoes(&direct, span))?);
         for (pair, figure) in pairs.iter().zip(&mut figures) {
-            figure.idle.push(rooms.echo.block_on(echoes(&pair.echo, span))?);
+            figure.idle.push(&rooms.echo.block_on(echoes(&pair.echo, span))?);
         }
         for (pair, figure) in pairs.iter().zip(&mut figures) {
             let (latencies, speed) = beside_bulk(pair, &rooms, span)?;
-            figure.beside_bulk.push(latencies);
+            figure.beside_bulk.push(&latencies);
             figure.bulk_gbit_per_s.push(speed);
         }
     }

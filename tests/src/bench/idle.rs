@@ -100,7 +100,7 @@ fn once(site: &Site, sessions: u32, settling: Duration, span: Duration) -> Resul
 }
 
 /// Logs everybody in and keeps them.
-async fn attach(site: &Site, sessions: u32) -> Result<Vec<Session>> {
+pub(super) async fn attach(site: &Site, sessions: u32) -> Result<Vec<Session>> {
     let mut working = JoinSet::new();
     for agent in 0..AGENTS {
         let visitor = Visitor::new(site)?;

@@ -85,6 +85,16 @@ impl Line {
         Ok(count)
     }
 
+    /// Receives what there is, at least a byte.
+    pub(super) async fn take(&mut self) -> Result<Bytes> {
+        if let Carrier::Session(session) = &mut self.carrier {
+            let bytes = session.receive(READ_MAX).await?.filter(|bytes| !bytes.is_empty());
+            return bytes.context("the desktop closed");
+        }
+        let count = self.receive().await?;
+        Ok(Bytes::copy_from_slice(&self.buffer[..count]))
+    }
+
     /// Sends a piece and waits until as much came back.
     pub(super) async fn echo(&mut self, piece: &Bytes) -> Result<()> {
         let back = async {

@@ -3,6 +3,7 @@
 //! its gateway.
 
 use std::fs;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
@@ -32,6 +33,9 @@ const LIMITS: &str = "connections_per_source = 20000\n\
 
 /// And what that one source may do, as the class of its network says.
 const SOURCE: &str = "logins_per_minute = 1000000\nfailures_per_minute = 1000000\nshare = 1000\n";
+
+/// Where clients are that have hosts of their own.
+const ROAD: &str = "10.77.0.0/16";
 
 /// What the broker logs: what a site logs that has not changed it.
 const LOG: &str = "info";
@@ -76,6 +80,17 @@ impl Office {
         desktops: &Desktops,
         count: u32,
     ) -> Result<Site> {
+        self.site_at(Ipv4Addr::LOCALHOST.into(), programs, desktops, count)
+    }
+
+    /// Starts one that listens at this address, for clients on hosts of their own.
+    pub(super) fn site_at(
+        &self,
+        address: IpAddr,
+        programs: &Programs,
+        desktops: &Desktops,
+        count: u32,
+    ) -> Result<Site> {
         let entitlements: Vec<_> = (1..=GROUPS)
             .map(|n| json!({"group": {"realm": "honsho", "name": slapd::group_dn(&format!("group{n:03}"))}}))
             .collect();
@@ -91,6 +106,8 @@ impl Office {
             .log(LOG)
             .limits(LIMITS)
             .office(SOURCE)
+            .network("road", ROAD)
+            .at(address)
             .slapd(&self.directory, &self.authority.certificate())
             .pool(pool)
             .start()?;
@@ -121,6 +138,16 @@ fn make_ready(site: &Site) -> Result<()> {
         .context("the desktops cannot be made ready")?;
         Ok(store.close().await?)
     })
+}
+
+/// Returns the name of the person with this number, counted from 0.
+pub(super) fn name_of(person: u32) -> String {
+    format!("user{:05}", person + 1)
+}
+
+/// Returns their password.
+pub(super) fn password_of(person: u32) -> String {
+    format!("pw-{}", name_of(person))
 }
 
 /// Returns the broker's configuration as it stands in its file.

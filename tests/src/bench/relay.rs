@@ -3,6 +3,7 @@
 //! Every way carries the same kind of bytes between the same desktops and clients of this process,
 //! one way after the other within each run, so that what else the machine does falls on all alike.
 
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -77,7 +78,7 @@ pub(super) fn run(programs: &Programs, arguments: &Arguments) -> Result<()> {
     let office = Office::open(arguments)?;
     let desktops = Desktops::start(THREADS)?;
     let site = office.site(programs, &desktops, arguments.count(DESKTOPS, DESKTOPS_QUICK))?;
-    let peers = Peers::start(&office, &PEERS, desktops.address(0))?;
+    let peers = Peers::start(&office, &PEERS, Ipv4Addr::LOCALHOST.into(), desktops.address(0))?;
     let runtime = clients()?;
     let ours = {
         let _inside = runtime.enter();

@@ -66,17 +66,9 @@ impl Latencies {
     }
 
     /// Returns the latency that this share of all stays below, in microseconds; 0 without any.
-    pub(super) fn percentile_us(&mut self, share: f64) -> f64 {
-        self.0.sort_unstable();
-        let Some(last) = self.0.len().checked_sub(1) else { return 0.0 };
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            clippy::cast_precision_loss,
-            reason = "an index between 0 and the last"
-        )]
-        let index = (last as f64 * share).round() as usize;
-        self.0[index].as_secs_f64() * 1e6
+    pub(super) fn percentile_us(&self, share: f64) -> f64 {
+        let all: Vec<_> = self.0.iter().map(|latency| latency.as_secs_f64() * 1e6).collect();
+        percentile(&all, share)
     }
 }
 
@@ -90,6 +82,21 @@ pub(super) fn median(values: &[f64]) -> f64 {
         (count, Some(upper)) if count % 2 == 1 => *upper,
         (_, Some(upper)) => f64::midpoint(values[middle - 1], *upper),
     }
+}
+
+/// Returns the value that this share of all stays below; 0 of none.
+pub(super) fn percentile(values: &[f64], share: f64) -> f64 {
+    let mut values = values.to_vec();
+    values.sort_unstable_by(f64::total_cmp);
+    let Some(last) = values.len().checked_sub(1) else { return 0.0 };
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "an index between 0 and the last"
+    )]
+    let index = (last as f64 * share).round() as usize;
+    values[index]
 }
 
 /// Rounds to this many digits behind the point, for reading.

@@ -10,6 +10,7 @@ use tegata_proto::encoding::Secret;
 use tegata_proto::id::PoolName;
 use tegata_proto::login::PoolOffer;
 
+use super::office::{name_of, password_of};
 use crate::site::Site;
 
 /// An agent that logs in whoever comes. Clones share its socket.
@@ -34,9 +35,8 @@ impl Visitor {
 
     /// Logs in the person with this number, counted from 0, and attaches.
     pub(super) async fn log_in(&self, person: u32) -> Result<Session, Refused> {
-        let name = format!("user{:05}", person + 1);
-        let password = Secret::new(format!("pw-{name}"));
-        let wishes = Wishes::new(name, password).map_err(|_| Refused(Code::Refused))?;
+        let password = Secret::new(password_of(person));
+        let wishes = Wishes::new(name_of(person), password).map_err(|_| Refused(Code::Refused))?;
         let identity = Identity::generate().map_err(|_| Refused(Code::Internal))?;
         let ticket = self.agent.login(&[self.broker], &identity, &wishes, &mut Nobody).await;
         let ticket = ticket.map_err(|error| Refused(error.code()))?;

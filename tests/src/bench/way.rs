@@ -1,6 +1,6 @@
 //! The ways to a desktop that are compared: through our gateway, through a peer, direct.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -61,11 +61,12 @@ impl Peers {
     pub(super) fn start(
         office: &Office,
         kinds: &[(&'static str, Kind)],
+        address: IpAddr,
         target: SocketAddr,
     ) -> Result<Self> {
         let certificate = office.certificate()?;
         let start = |(name, kind): &(&'static str, Kind)| {
-            Ok((*name, Peer::start(*kind, &certificate, target)?))
+            Ok((*name, Peer::start(*kind, &certificate, address, target)?))
         };
         let running = kinds.iter().map(start).collect::<Result<_>>()?;
         Ok(Self { running, tls: client(&office.authority()?)? })
