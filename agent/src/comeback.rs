@@ -161,13 +161,16 @@ pub fn is_final(code: Code) -> bool {
         | Code::AccountDisabled
         | Code::TicketExpired
         | Code::NoEntitlement
+        | Code::NotAllowedHere
         | Code::PoolExhausted
+        | Code::InUse
         | Code::DesktopUnreachable
         | Code::DesktopLost
         | Code::ResumeLost
         | Code::SessionEnded
         | Code::IdleLimit
         | Code::TimeLimit
+        | Code::LoginAgain
         | Code::TakenOver
         | Code::EndedByAdministrator
         | Code::DeviceRevoked

@@ -322,6 +322,7 @@ pub(crate) fn attached(link: LinkNumber) -> Attached {
         lease_s: 30,
         hold_s: 180,
         policy: Policy::default(),
+        input_every_ms: None,
         grant: None,
     }
 }

@@ -215,6 +215,8 @@ fn closing(code: Code) -> Event {
         | Code::Disconnected
         | Code::IdleLimit
         | Code::TimeLimit
+        | Code::LoginAgain
+        | Code::NotAllowedHere
         | Code::TakenOver
         | Code::EndedByAdministrator
         | Code::DeviceRevoked

@@ -276,6 +276,14 @@ pub fn reason(code: Code, language: Language) -> &'static str {
             en: "No desktop is open to you. Ask the service desk.",
             ja: "利用できるデスクトップがありません。窓口にお問い合わせください。",
         },
+        Code::NotAllowedHere => Text {
+            en: "Your desktop cannot be used from this network.",
+            ja: "このネットワークからはデスクトップを利用できません。",
+        },
+        Code::InUse => Text {
+            en: "You are working on another device. Close the session there first.",
+            ja: "別の端末で利用中です。先にそちらを終了してください。",
+        },
         Code::PoolExhausted => Text {
             en: "All desktops are taken. Please try again later.",
             ja: "デスクトップに空きがありません。後でもう一度お試しください。",
@@ -302,6 +310,10 @@ pub fn reason(code: Code, language: Language) -> &'static str {
         Code::TimeLimit => Text {
             en: "The session reached its time limit.",
             ja: "利用時間の上限に達しました。",
+        },
+        Code::LoginAgain => Text {
+            en: "Please log in again. Your desktop is kept as it is.",
+            ja: "もう一度ログインしてください。デスクトップはそのまま残っています。",
         },
         Code::TakenOver => Text {
             en: "The desktop was taken over on another device.",

@@ -15,6 +15,7 @@ use tegata_domain::pool::{DEFAULT_GROUP, Pool};
 use tegata_domain::time::Timestamp;
 use tegata_edge::endpoint::{BindError, Endpoint, EndpointConfig, Handler, Role};
 use tegata_edge::metrics::EdgeMetrics;
+use tegata_edge::network::NetworkClasses;
 use tegata_edge::operations::{Operations, OperationsError, Readiness};
 use tegata_edge::supervisor::{Stage, Supervisor, TaskError, Tasks};
 use tegata_edge::tls;
@@ -25,7 +26,6 @@ use tegata_proto::id::{GatewayGroup, GatewayId};
 use tegata_proto::key::PublicKey;
 use tegata_proto::{ALPN_LOGIN, ALPN_SESSION, login};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 use tracing::info;
 use uuid::Uuid;
 
@@ -147,7 +147,8 @@ impl App {
         catalogue.refresh().await?;
 
         let sessions = Sessions::new(gateway_metrics.clone());
-        supervisor.spawn("holds", PASSES, |cancelled| watch_holds(sessions.clone(), cancelled));
+        let classes = config.classes;
+        watch(&mut supervisor, &sessions, &classes);
         let rooms = Arc::new(WaitingRooms::new());
         let refusals = Arc::new(Refusals::new());
         let followups = Followups {
@@ -164,7 +165,6 @@ impl App {
             (config.signing_key.kid().to_owned(), PublicKey::new(config.signing_key.public()));
         let keys = TokenKeys::new(&config.issuer, [key]);
         let tokens = Tokens { signer: Arc::new(config.signing_key), issuer: config.issuer };
-        let classes = Arc::new(config.classes);
         let redeem = RedeemDesk {
             keys: keys.clone(),
             tokens: tokens.clone(),
@@ -287,13 +287,16 @@ async fn take_over(
     Ok(())
 }
 
-/// Lets desktops go that the gateway has kept for long enough, until cancelled.
-async fn watch_holds(sessions: Arc<Sessions>, cancelled: CancellationToken) {
-    tokio::select! {
-        biased;
-        () = cancelled.cancelled() => {}
-        () = sessions.watch_holds() => {}
-    }
+/// Has desktops let go that the gateway has kept for long enough, and it looked at where
+/// links come from.
+fn watch(supervisor: &mut Supervisor, sessions: &Arc<Sessions>, classes: &Arc<NetworkClasses>) {
+    let (held, placed, classes) = (sessions.clone(), sessions.clone(), Arc::clone(classes));
+    supervisor.spawn("holds", PASSES, |cancelled| async move {
+        cancelled.run_until_cancelled(held.watch_holds()).await;
+    });
+    supervisor.spawn("places", PASSES, |cancelled| async move {
+        cancelled.run_until_cancelled(placed.watch_places(&classes)).await;
+    });
 }
 
 /// Puts the directories behind their queues, where an operator can see them.

@@ -91,8 +91,13 @@ codes! {
 
     /// No pool is open to this person.
     NoEntitlement = "no_entitlement", 30, No;
+    /// The pool is not open to this person from the network they are on.
+    NotAllowedHere = "not_allowed_here", 30, No;
     /// Every desktop of the pool is taken, and the wait is over.
     PoolExhausted = "pool_exhausted", 31, Later;
+    /// The person works on their desktop on another device, and the pool lets
+    /// nobody take it over.
+    InUse = "in_use", 31, Later;
 
     /// The desktop did not answer when the gateway dialled it.
     DesktopUnreachable = "desktop_unreachable", 40, Later;
@@ -109,6 +114,9 @@ codes! {
     IdleLimit = "idle_limit", 51, No;
     /// The session was as long as the pool allows.
     TimeLimit = "time_limit", 51, No;
+    /// The password was typed longer ago than the pool allows on this network; the
+    /// desktop is kept for the next login.
+    LoginAgain = "login_again", 51, No;
     /// The same person took the desktop over on another device.
     TakenOver = "taken_over", 52, No;
     /// An administrator ended the session.

@@ -46,6 +46,11 @@ pub enum AgentMessage {
         /// Bytes since the desktop was dialled.
         received: u64,
     },
+    /// When the thin client was last touched; only to a gateway that wants to know.
+    Input {
+        /// For how long nobody has touched it.
+        idle_ms: u64,
+    },
     /// The agent closes the link, and says why.
     Bye {
         /// `logged_off` or `disconnected`.
@@ -163,7 +168,7 @@ pub enum GatewayMessage {
     },
     /// Something to tell the person.
     Notice {
-        /// What.
+        /// What; see [`Notice`] for what is known.
         code: String,
         /// What the text needs.
         #[serde(default)]
@@ -178,6 +183,9 @@ pub enum GatewayMessage {
     Policy {
         /// What is allowed.
         policy: Policy,
+        /// How often the agent is to tell of the thin client's input.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        input_every_ms: Option<u64>,
     },
     /// The session is over.
     End {
@@ -187,6 +195,42 @@ pub enum GatewayMessage {
     /// A type of a newer peer. Never sent.
     #[serde(other, skip_serializing)]
     Unsupported,
+}
+
+/// Something that a gateway tells the person. A code of a newer gateway is shown as it
+/// is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Notice {
+    /// The thin client may do other things from now on, and the desktop is shown anew:
+    /// `class` of the network.
+    PolicyChanged,
+    /// The desktop may not be used from this network: its `class`.
+    NotAllowedHere,
+    /// The session ends by its pool's limit: `left_s`, in seconds.
+    TimeLimitSoon,
+    /// The link ends unless somebody touches the thin client: `left_s`, in seconds.
+    IdleSoon,
+}
+
+impl Notice {
+    /// Every notice.
+    pub const ALL: &[Self] =
+        &[Self::PolicyChanged, Self::NotAllowedHere, Self::TimeLimitSoon, Self::IdleSoon];
+
+    /// Returns the notice as its code is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::PolicyChanged => "policy_changed",
+            Self::NotAllowedHere => "not_allowed_here",
+            Self::TimeLimitSoon => "time_limit_soon",
+            Self::IdleSoon => "idle_soon",
+        }
+    }
+
+    /// Reads a code.
+    pub fn of(code: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|notice| notice.as_str() == code)
+    }
 }
 
 /// The answer to a good attach.
@@ -210,6 +254,10 @@ pub struct Attached {
     pub hold_s: u32,
     /// What the pool allows here and now.
     pub policy: Policy,
+    /// How often the agent is to tell of the thin client's input; not at all where a
+    /// gateway of before says nothing of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input_every_ms: Option<u64>,
     /// A younger resume grant, if the old one is past half its life.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grant: Option<Secret>,
@@ -279,6 +327,22 @@ mod tests {
             let resume = text[..text.len() - 1].to_owned() + empty;
             assert!(frame::read::<AgentMessage>(resume.as_bytes()).is_ok(), "{resume}");
         }
+    }
+
+    #[test]
+    fn notices_are_distinct_and_read_back() {
+        for notice in Notice::ALL {
+            assert_eq!(Notice::of(notice.as_str()), Some(*notice));
+        }
+        assert_eq!(Notice::of("coffee_is_ready"), None);
+    }
+
+    #[test]
+    fn what_a_gateway_of_before_says_is_understood() {
+        let policy = r#"{"type":"policy","policy":{"clipboard":true}}"#;
+        let message = frame::read::<GatewayMessage>(policy.as_bytes()).expect("a message");
+        let allowed = Policy { clipboard: true, ..Policy::default() };
+        assert_eq!(message, GatewayMessage::Policy { policy: allowed, input_every_ms: None });
     }
 
     #[test]

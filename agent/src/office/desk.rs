@@ -147,6 +147,7 @@ impl Desk {
                         peer.connection.closed().await;
                         return Ok(());
                     }
+                    AgentMessage::Input { .. } => {}
                     AgentMessage::Attach(_) | AgentMessage::Unsupported => panic!("out of order"),
                 },
                 // Whether another link has come.

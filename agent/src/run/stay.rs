@@ -108,6 +108,7 @@ impl<P: Person, N: Network> Stay<'_, P, N> {
         scene: Scene,
     ) -> Result<Outcome, RunError> {
         let security = scene.rdp.map(|rdp| rdp.security);
+        let shown = scene.policy;
         let Session { attached, gateway, send, recv, control, from, .. } = session;
         let account = Account::new(Line { link: attached.link, send, recv, from });
         let source = self.network.source(gateway);
@@ -143,6 +144,13 @@ impl<P: Person, N: Network> Stay<'_, P, N> {
                     }
                 }
                 Next::Shown(shown) => break Ended::shown(shown?),
+                // A viewer is what it is from its beginning on; the gateway has told the
+                // person why another one follows.
+                Next::Turn(Turn::Heard(Ok(GatewayMessage::Policy { policy, .. })))
+                    if policy != shown =>
+                {
+                    road.begin_again();
+                }
                 Next::Turn(turn) => match road.take(turn, self.person, self.network) {
                     Ok(()) => {}
                     Err(Ended::There(cause)) => {

@@ -158,6 +158,9 @@ pub(super) fn arguments(options: &Options, grammar: Grammar, scene: &Scene) -> T
     arguments.extend(window(options));
     arguments.extend(keyboard(options, grammar));
     arguments.extend(devices(options, scene));
+    // The only word of the thin client's that a desktop sees before anybody logs on.
+    arguments
+        .extend(scene.policy.profile.map(|name| format!("/client-hostname:{}", name.as_str())));
     arguments.push("/log-level:WARN".into());
     arguments.extend(options.extra.iter().cloned());
     let Some(secret) = &scene.secret else { return Told { arguments, secret_lines: None } };
@@ -348,7 +351,14 @@ mod tests {
             let told = arguments(options, Grammar::Two, &scene).arguments;
             ["+clipboard", "/sound", "/printer"].map(|argument| told.contains(&argument.into()))
         };
-        let all = Policy { clipboard: true, drive: true, printer: true, usb: true, sound: true };
+        let all = Policy {
+            clipboard: true,
+            drive: true,
+            printer: true,
+            usb: true,
+            sound: true,
+            profile: None,
+        };
         let none = Options { sound: false, clipboard: false, printer: false, ..Options::default() };
         assert_eq!(shared(&Options::default(), all), [true; 3]);
         assert_eq!(shared(&Options::default(), Policy::default()), [false; 3]);
@@ -357,6 +367,19 @@ mod tests {
         assert!(told.contains(&"-clipboard".into()), "which 2.11 shares unless told");
         let devices = ["/drive", "/usb", "/smartcard", "/serial", "/parallel"];
         assert!(!told.iter().any(|told| devices.iter().any(|device| told.starts_with(device))));
+    }
+
+    #[test]
+    fn a_profile_is_the_clients_name_and_without_one_the_machines_own_is() {
+        let names = |profile: Option<&str>| {
+            let profile = profile.map(|name| name.parse().expect("a profile"));
+            let scene =
+                Scene { policy: Policy { profile, ..Policy::default() }, ..scene(Security::Tls) };
+            let told = arguments(&Options::default(), Grammar::Two, &scene).arguments;
+            told.into_iter().filter(|one| one.starts_with("/client-hostname")).collect::<Vec<_>>()
+        };
+        assert_eq!(names(Some("telework")), ["/client-hostname:telework"]);
+        assert_eq!(names(None), [""; 0]);
     }
 
     #[test]

@@ -29,6 +29,8 @@ pub struct Assignment {
     /// Every session on it that is not over, and the one that an event is about
     /// even if it is.
     pub sessions: BTreeMap<SessionId, session::State>,
+    /// When those sessions end that may not go on for ever.
+    pub ends: BTreeMap<SessionId, Timestamp>,
 }
 
 /// What has to be done after a change is committed. Doing it twice is harmless.
@@ -72,7 +74,14 @@ impl Assignment {
         desktop: Desktop,
         sessions: impl IntoIterator<Item = (SessionId, session::State)>,
     ) -> Self {
-        Self { desktop, sessions: sessions.into_iter().collect() }
+        Self { desktop, sessions: sessions.into_iter().collect(), ends: BTreeMap::new() }
+    }
+
+    /// Says when sessions end that may not go on for ever.
+    #[must_use]
+    pub fn with_ends(mut self, ends: impl IntoIterator<Item = (SessionId, Timestamp)>) -> Self {
+        self.ends = ends.into_iter().collect();
+        self
     }
 
     /// Gives the desktop to a person, or back to the one who holds it, with a
@@ -217,6 +226,10 @@ impl Assignment {
                 effects.push(Effect::CloseLinks { sid, code: cause.code() });
             }
             effects.extend(self.session_event(sid, session::Event::Tick, rules, now)?);
+            if self.ends.get(&sid).is_some_and(|ends| *ends <= now) {
+                let event = session::Event::EndWanted(Cause::TimeLimit);
+                effects.extend(self.session_event(sid, event, rules, now)?);
+            }
         }
         if self.desktop.is_overdue(rules, now) {
             effects.push(Effect::LogOff);
@@ -241,6 +254,11 @@ impl Assignment {
     /// Tells whether a session of the desktop is not over.
     pub fn is_in_use(&self) -> bool {
         self.sessions.values().any(|state| state.is_live())
+    }
+
+    /// Tells whether another session of the same desktop has a link, or is about to.
+    pub fn is_carried_beside(&self, sid: SessionId) -> bool {
+        self.sessions.iter().any(|(other, state)| *other != sid && state.is_carried())
     }
 
     fn end_others(

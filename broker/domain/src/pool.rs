@@ -1,7 +1,10 @@
 //! What an administrator decides about a pool.
 //!
 //! [`Pool`] is checked as a whole: a pool that exists can be run. Durations are
-//! whole milliseconds in JSON, so that the API and the store write one form.
+//! whole milliseconds in JSON, so that the API and the store write one form. What
+//! holds in one kind of network is [`terms`].
+
+pub mod terms;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -14,6 +17,7 @@ use tegata_proto::policy::{Policy, Protocol, Security, SignOn};
 
 use crate::entitlement::Entitlement;
 use crate::group::GroupName;
+use crate::pool::terms::{ByClass, Limits, Takeover};
 
 /// Most desktops that one pool may list.
 pub const DESKTOPS_MAX: usize = 100_000;
@@ -66,6 +70,15 @@ pub struct RawPool {
     /// What the thin client may do.
     #[serde(default)]
     pub policy: Policy,
+    /// How long a session may be, and how long nobody may touch its thin client.
+    #[serde(default)]
+    pub limits: Limits,
+    /// What holds otherwise in networks of one class.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub by_class: Vec<ByClass>,
+    /// Whether a second device of the same person takes the desktop over.
+    #[serde(default)]
+    pub takeover: Takeover,
     /// Who may use it.
     pub entitlements: Vec<Entitlement>,
     /// The gateways that may serve it.
@@ -206,7 +219,6 @@ impl From<Pool> for RawPool {
 fn check(raw: &RawPool) -> Vec<Fault> {
     let mut faults = Vec::new();
     let mut fault = |key: &str, problem| faults.push(Fault { key: key.to_owned(), problem });
-    let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
 
     if raw.label.is_empty() || raw.label.len() > LABEL_MAX || raw.label.contains(char::is_control) {
         fault("label", "must have 1 to 128 bytes and no control characters");
@@ -219,6 +231,7 @@ fn check(raw: &RawPool) -> Vec<Fault> {
     if raw.protocol == Protocol::Tcp && raw.sign_on != SignOn::Prompt {
         fault("sign_on", "must be prompt for tcp");
     }
+    terms::check(raw, &mut fault);
     if raw.entitlements.len() > ENTITLEMENTS_MAX {
         fault("entitlements", "are more than 256");
     }
@@ -266,6 +279,10 @@ fn check(raw: &RawPool) -> Vec<Fault> {
         }
     }
     faults
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn prompt() -> SignOn {
@@ -316,6 +333,9 @@ mod tests {
             security: Some(Security::Tls),
             sign_on: SignOn::Prompt,
             policy: Policy::default(),
+            limits: Limits::default(),
+            by_class: vec![],
+            takeover: Takeover::Allow,
             entitlements: vec![],
             gateways: default_group(),
             hold_ms: 1,

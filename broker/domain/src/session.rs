@@ -82,6 +82,8 @@ pub enum Cause {
     TakenOver,
     /// An administrator ended it.
     Administrator,
+    /// It was as long as its pool allows.
+    TimeLimit,
 }
 
 impl Cause {
@@ -94,6 +96,7 @@ impl Cause {
             Self::GraceExpired => Code::SessionEnded,
             Self::TakenOver => Code::TakenOver,
             Self::Administrator => Code::EndedByAdministrator,
+            Self::TimeLimit => Code::TimeLimit,
         }
     }
 }
@@ -180,6 +183,17 @@ impl State {
     /// Tells whether the session still has a claim on its desktop.
     pub fn is_live(self) -> bool {
         !matches!(self, Self::Ended { .. })
+    }
+
+    /// Tells whether the session has a link, or is about to.
+    pub fn is_carried(self) -> bool {
+        match self {
+            Self::Starting { .. } | Self::Active | Self::Returning { .. } => true,
+            Self::Requested { .. }
+            | Self::Detached { .. }
+            | Self::Ending { .. }
+            | Self::Ended { .. } => false,
+        }
     }
 
     /// Moves the session on by one event, as seen at `now`.

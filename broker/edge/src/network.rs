@@ -111,6 +111,12 @@ impl NetworkClasses {
         Ok(Self { prefixes, other: NetworkClass::other() })
     }
 
+    /// Tells whether an address may be of this class.
+    pub fn knows(&self, class: &str) -> bool {
+        let mut named = self.prefixes.iter().map(|(_, class)| class).chain([&self.other]);
+        named.any(|named| named.as_str() == class)
+    }
+
     /// Returns the class of the longest prefix that holds `address`.
     pub fn class_of(&self, address: IpAddr) -> &NetworkClass {
         let address = address.to_canonical();

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use quinn_proto::VarInt;
 use tegata_edge::driver::{DesktopSide, NotJoined, RecvStream, SendStream, Splice, Way};
+use tegata_edge::network::NetworkClass;
 use tegata_edge::wire::{FrameReader, FrameWriter, WireError};
 use tegata_edge::{Connection, Link};
 use tegata_proto::code::Code;
@@ -28,9 +29,12 @@ use tracing::{info, warn};
 
 use crate::dial::DialError;
 use crate::handler::{Gateway, LINGER, close, fault, last_word, stopping};
-use crate::redeem::{self, Broker, LinkEnd, LinkReport, Redeemed, Renewal, Renewed, Unreachable};
+use crate::redeem::{
+    self, Broker, LinkEnd, LinkReport, Place, Redeemed, Renewal, Renewed, Unreachable,
+};
 use crate::relay::Progress;
 use crate::sessions::Registration;
+use crate::standing::{Standing, Turn, input_every_ms};
 
 /// By when an agent must have opened its channel after `attached`.
 pub const CHANNEL_DEADLINE: Duration = Duration::from_secs(5);
@@ -52,6 +56,8 @@ pub(crate) struct Course {
     pub(crate) received: Option<u64>,
     /// The thumbprint of the agent's key.
     pub(crate) jkt: Thumbprint,
+    /// The kind of network that the broker was asked about.
+    pub(crate) class: NetworkClass,
 }
 
 /// How a link went.
@@ -72,6 +78,8 @@ enum Heard {
     Gone,
     /// It broke a rule.
     Fault(Code),
+    /// Nothing of it: the link may not go on.
+    Over(LinkEnd),
 }
 
 /// What is known of a link that must outlive the future that carries it.
@@ -88,6 +96,7 @@ struct Control<'a> {
     reader: &'a mut FrameReader,
     writer: &'a mut FrameWriter,
     renewing: Renewing<'a>,
+    standing: Standing<'a>,
 }
 
 /// Keeps an agent's resume grant young.
@@ -174,6 +183,7 @@ impl Gateway {
             bytes_down: traffic.down(),
             attached_for: attached_at.map_or(Duration::ZERO, |at: Instant| at.elapsed()),
             last_byte_at: traffic.last_byte_at(),
+            input_minutes: registration.input_minutes(),
         };
         info!(end = end.as_str(), up = report.bytes_up, down = report.bytes_down, "Link ended");
         let farewell = self.part(&link, writer, end, attached_at.is_some());
@@ -189,7 +199,7 @@ impl Gateway {
         course: Course,
         kept: &mut Kept,
     ) -> Outcome {
-        let Course { redeemed, received, jkt } = course;
+        let Course { redeemed, received, jkt, class } = course;
         if let Err(stop) = registration.accept(redeemed.epoch, redeemed.target).await {
             return Outcome::Ended(stop.end());
         }
@@ -226,6 +236,7 @@ impl Gateway {
         let (epoch, incarnation) = (redeemed.epoch, redeemed.incarnation);
         let renewal = Renewal { sid, epoch, link: number, jkt };
         let renew_after = redeemed.renew_after;
+        let place = Place { policy: redeemed.policy, limits: redeemed.limits };
         let report = redeem::Attached { sid, epoch, link: number, took };
         let attached = self.attached(registration, redeemed, received.map(|_| side.received()));
         kept.side = Some(side);
@@ -240,7 +251,9 @@ impl Gateway {
         info!(resumed = received.is_some(), "Link attached");
         let at = Instant::now() + renew_after;
         let renewing = Renewing { broker: &*self.broker, renewal, at };
-        let control = Control { reader, writer, renewing };
+        registration.watch(link.connection.clone());
+        let standing = Standing::new(&*self.broker, registration, epoch, class, place);
+        let control = Control { reader, writer, renewing, standing };
         let joined = converse(&link.connection, control, registration, incarnation, kept).await;
         Outcome::Ended(joined)
     }
@@ -267,6 +280,7 @@ impl Gateway {
             lease_s: redeemed.lease_s,
             hold_s: redeemed.hold_s,
             policy: redeemed.policy,
+            input_every_ms: Some(input_every_ms(redeemed.limits)),
             grant: redeemed.grant,
         }
     }
@@ -278,7 +292,7 @@ impl Gateway {
             LinkEnd::Superseded => {
                 (GatewayMessage::End { cause: Code::Superseded }, Code::Superseded)
             }
-            LinkEnd::Draining => {
+            LinkEnd::Draining | LinkEnd::Undecided | LinkEnd::Outdated => {
                 (GatewayMessage::Error(Code::Unavailable.into()), Code::Unavailable)
             }
             LinkEnd::AgentFault(code) => (GatewayMessage::Error(code.into()), code),
@@ -333,7 +347,7 @@ async fn converse(
     };
     registration.carries(incarnation, splice.account());
     let end = carried(connection, &mut control, splice, &desktop_closed).await;
-    if !end.may_resume()
+    if end.is_orderly()
         && let Some(splice) = kept.splice.take()
     {
         splice.close();
@@ -369,6 +383,7 @@ async fn carried(
                 Heard::Bye(code) => progress.bye(code, Instant::now()),
                 Heard::Gone => break,
                 Heard::Fault(code) => return LinkEnd::AgentFault(code),
+                Heard::Over(end) => return end,
             },
             () = &mut gone => break,
             () = at(progress.until()) => break,
@@ -383,16 +398,17 @@ impl From<Heard> for LinkEnd {
             Heard::Bye(code) => Self::AgentBye(code),
             Heard::Gone => Self::AgentGone,
             Heard::Fault(code) => Self::AgentFault(code),
+            Heard::Over(end) => end,
         }
     }
 }
 
 impl Control<'_> {
     /// Reads control frames until the agent leaves or breaks a rule, and tells it
-    /// what it has to know: how much reached its desktop, when that has closed, and
-    /// each new grant.
+    /// what it has to know: how much reached its desktop, when that has closed, each
+    /// new grant, and what holds where it is now.
     async fn listen(&mut self, splice: Option<&Splice>, desktop_closed: &Notify) -> Heard {
-        let Self { reader, writer, renewing } = self;
+        let Self { reader, writer, renewing, standing } = self;
         let mut owed_until = None;
         loop {
             consume_budget().await;
@@ -403,6 +419,10 @@ impl Control<'_> {
             let word = tokio::select! {
                 () = desktop_closed.notified() => GatewayMessage::End { cause: Code::DesktopLost },
                 grant = renewing.next() => GatewayMessage::Grant { grant },
+                turn = standing.turn() => match turn {
+                    Turn::Say(word) => word,
+                    Turn::End(end) => return Heard::Over(end),
+                },
                 _ = owed(splice, 1), if owed_until.is_none() => {
                     owed_until = Some(Instant::now() + ACK_DELAY);
                     continue;
@@ -420,6 +440,10 @@ impl Control<'_> {
                             None if received == 0 => continue,
                             Some(Err(_)) | None => return Heard::Fault(Code::Malformed),
                         }
+                    }
+                    Ok(AgentMessage::Input { idle_ms }) => {
+                        standing.input(Duration::from_millis(idle_ms));
+                        continue;
                     }
                     Ok(AgentMessage::Unsupported) => {
                         GatewayMessage::Error(Code::Unsupported.into())

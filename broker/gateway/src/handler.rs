@@ -191,7 +191,7 @@ impl Gateway {
             gateway: self.identity.id.clone(),
             boot: self.identity.boot,
             remote: link.remote,
-            class,
+            class: class.clone(),
             resume: resume.map(|(incarnation, _)| incarnation),
         });
         let (refusal, end) = tokio::select! {
@@ -200,7 +200,7 @@ impl Gateway {
             answer = &mut redeem => match answer {
                 Ok(redeemed) => {
                     let received = resume.map(|(_, received)| received);
-                    let course = Course { redeemed, received, jkt };
+                    let course = Course { redeemed, received, jkt, class };
                     return self.carry(link, reader, writer, registration, course).await;
                 }
                 Err(refused) => {
@@ -227,6 +227,7 @@ impl Gateway {
                     bytes_down: 0,
                     attached_for: Duration::ZERO,
                     last_byte_at: None,
+                    input_minutes: None,
                 })
                 .await;
             }
@@ -301,7 +302,9 @@ pub(crate) async fn stopping(registration: &Registration, link: &Link) -> Stop {
 async fn read_attach(reader: &mut FrameReader, deadline: Instant) -> Result<Attach, Refusal> {
     match reader.read(LIMIT_BEFORE, deadline).await {
         Ok(AgentMessage::Attach(attach)) => Ok(attach),
-        Ok(AgentMessage::Ack { .. } | AgentMessage::Bye { .. }) => Err(Code::Malformed.into()),
+        Ok(AgentMessage::Ack { .. } | AgentMessage::Bye { .. } | AgentMessage::Input { .. }) => {
+            Err(Code::Malformed.into())
+        }
         Ok(AgentMessage::Unsupported) => Err(Code::Unsupported.into()),
         Err(error) => Err(fault(&error).map_or(Refusal::Silent, Refusal::from)),
     }

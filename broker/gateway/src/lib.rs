@@ -9,6 +9,7 @@
 //! [`carry`]. Bytes cross from QUIC to TCP in the edge's driver, which is given the
 //! two ends by [`carry`].
 
+pub mod bounds;
 pub mod carry;
 pub mod dial;
 pub mod handler;
@@ -17,4 +18,5 @@ pub mod proof;
 pub mod redeem;
 pub mod relay;
 pub mod sessions;
+pub mod standing;
 pub mod verify;

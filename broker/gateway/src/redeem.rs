@@ -36,6 +36,13 @@ pub trait Broker: Send + Sync + 'static {
     /// Refuses with the code that the agent is told, or cannot answer now.
     async fn redeem(&self, request: RedeemRequest) -> Result<Redeemed, Refused>;
 
+    /// Decides anew for a link that comes from another network than before.
+    ///
+    /// # Errors
+    ///
+    /// Refuses with the code that the agent is told, or cannot answer now.
+    async fn moved(&self, report: Moved) -> Result<Place, Refused>;
+
     /// Signs a younger resume grant for a session that goes on; nothing if it does not,
     /// or cannot be asked about now.
     async fn renew(&self, renewal: Renewal) -> Option<Renewed>;
@@ -95,6 +102,8 @@ pub struct Redeemed {
     pub protocol: Protocol,
     /// What the pool allows here and now.
     pub policy: Policy,
+    /// What bounds the link.
+    pub limits: Limits,
     /// Which of its connections to the desktop the session is on: the one that is
     /// resumed, or a new one.
     pub incarnation: Incarnation,
@@ -106,6 +115,39 @@ pub struct Redeemed {
     pub grant: Option<Secret>,
     /// When the gateway should ask for the next one.
     pub renew_after: Duration,
+}
+
+/// What bounds a link; nothing where none is given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Limits {
+    /// How long nobody may touch the thin client, by its own word.
+    pub idle: Option<Duration>,
+    /// After which time the session ends.
+    pub ends_in: Option<Duration>,
+}
+
+/// A link that comes from another network than before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Moved {
+    /// The session.
+    pub sid: SessionId,
+    /// The epoch of its assignment.
+    pub epoch: Epoch,
+    /// The link.
+    pub link: LinkNumber,
+    /// Where the agent is now.
+    pub remote: SocketAddr,
+    /// The class of that network.
+    pub class: NetworkClass,
+}
+
+/// What holds for a link where it comes from now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// What the pool allows there.
+    pub policy: Policy,
+    /// What bounds the link there.
+    pub limits: Limits,
 }
 
 /// A wish for a younger resume grant, for an agent whose link is carried.
@@ -233,6 +275,8 @@ pub struct LinkReport {
     pub attached_for: Duration,
     /// When the last byte was carried, if one was.
     pub last_byte_at: Option<SystemTime>,
+    /// Minutes in which the person touched the thin client, where that told of it.
+    pub input_minutes: Option<u32>,
 }
 
 /// What ended a link. It names the side that ended first.
@@ -251,8 +295,13 @@ pub enum LinkEnd {
     },
     /// A link with a higher number took its place.
     Superseded,
-    /// The broker ended the session, for this reason.
+    /// The broker ended the session, or the link may not go on by what the broker said
+    /// of it, for this reason.
     Ended(Code),
+    /// Nobody decided in time whether it may go on from where it comes now.
+    Undecided,
+    /// Its desktop's connection was made for what the thin client may not do any more.
+    Outdated,
     /// The gateway is going out of service.
     Draining,
     /// The broker's answer came after the agent had been told to try again.
@@ -264,10 +313,27 @@ impl LinkEnd {
     /// to its desktop.
     pub fn may_resume(self) -> bool {
         match self {
-            Self::AgentGone | Self::AgentFault(_) | Self::Superseded => true,
+            Self::AgentGone | Self::AgentFault(_) | Self::Superseded | Self::Undecided => true,
             Self::AgentBye(_)
             | Self::DesktopClosed { .. }
             | Self::Ended(_)
+            | Self::Outdated
+            | Self::Draining
+            | Self::Unanswered => false,
+        }
+    }
+
+    /// Tells whether one of the two that talk to each other ended it by itself, so that
+    /// the other hears the end of what was said.
+    pub fn is_orderly(self) -> bool {
+        match self {
+            Self::AgentBye(_) | Self::DesktopClosed { .. } => true,
+            Self::AgentGone
+            | Self::AgentFault(_)
+            | Self::Superseded
+            | Self::Ended(_)
+            | Self::Undecided
+            | Self::Outdated
             | Self::Draining
             | Self::Unanswered => false,
         }
@@ -282,6 +348,8 @@ impl LinkEnd {
             Self::DesktopClosed { .. } => "desktop_closed",
             Self::Superseded => "superseded",
             Self::Ended(_) => "ended",
+            Self::Undecided => "undecided",
+            Self::Outdated => "outdated",
             Self::Draining => "draining",
             Self::Unanswered => "unanswered",
         }

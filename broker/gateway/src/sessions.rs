@@ -12,10 +12,12 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use tegata_edge::Connection;
 use tegata_edge::driver::{Account, DesktopSide, Traffic};
-use tegata_edge::network::NetworkClass;
+use tegata_edge::network::{NetworkClass, NetworkClasses};
 use tegata_proto::code::Code;
 use tegata_proto::id::{Epoch, Incarnation, LinkNumber, SessionId};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
@@ -29,6 +31,10 @@ const HANDOVER: Duration = Duration::from_secs(10);
 
 /// How often sessions without a link are looked at.
 const HOLDS_LOOKED_AT: Duration = Duration::from_secs(1);
+
+/// How often it is looked at where links come from. One that is found elsewhere twice in
+/// a row has moved; before that, QUIC may not have shown yet that its agent is there.
+pub const PLACES_LOOKED_AT: Duration = Duration::from_secs(1);
 
 /// The links of all sessions here.
 pub struct Sessions {
@@ -61,8 +67,10 @@ struct Held {
 struct Link {
     sid: SessionId,
     number: LinkNumber,
-    remote: SocketAddr,
-    class: NetworkClass,
+    now: Mutex<Now>,
+    /// Told when the class of its network is another one.
+    moved: Notify,
+    connection: OnceLock<Connection>,
     accepted: OnceLock<Accepted>,
     cause: OnceLock<Stop>,
     stop: CancellationToken,
@@ -70,6 +78,15 @@ struct Link {
     traffic: Arc<Traffic>,
     /// What it carries, once it does.
     carried: OnceLock<(Incarnation, Account)>,
+}
+
+/// What may change while a link lasts.
+struct Now {
+    remote: SocketAddr,
+    class: NetworkClass,
+    /// Where it was found at the last look, if that was elsewhere.
+    seen: Option<SocketAddr>,
+    input_minutes: Option<u32>,
 }
 
 struct Accepted {
@@ -112,7 +129,7 @@ pub struct LiveLink {
     pub epoch: Epoch,
     /// The link's number.
     pub link: LinkNumber,
-    /// Where the agent was at its attach.
+    /// Where the agent is.
     pub remote: SocketAddr,
     /// The class of that place.
     pub class: NetworkClass,
@@ -163,8 +180,9 @@ impl Sessions {
         let link = Arc::new(Link {
             sid,
             number,
-            remote,
-            class,
+            now: Mutex::new(Now { remote, class, seen: None, input_minutes: None }),
+            moved: Notify::new(),
+            connection: OnceLock::new(),
             accepted: OnceLock::new(),
             cause: OnceLock::new(),
             stop: CancellationToken::new(),
@@ -233,6 +251,21 @@ impl Sessions {
         }
     }
 
+    /// Looks for ever at where links come from.
+    pub async fn watch_places(&self, classes: &NetworkClasses) {
+        loop {
+            tokio::time::sleep(PLACES_LOOKED_AT).await;
+            // Not under the lock of the table: a connection may be busy.
+            let links: Vec<Arc<Link>> = {
+                let table = self.table();
+                table.sessions.values().flat_map(|entry| entry.links.iter().cloned()).collect()
+            };
+            for link in links {
+                link.look(classes, &self.metrics);
+            }
+        }
+    }
+
     /// Lets the desktop's side of a session go, if it is held.
     fn let_go(&self, sid: SessionId) {
         let mut table = self.table();
@@ -292,14 +325,44 @@ impl Link {
         self.stop.cancel();
     }
 
+    fn now(&self) -> MutexGuard<'_, Now> {
+        // Every change is whole.
+        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks at where it comes from.
+    fn look(&self, classes: &NetworkClasses, metrics: &Metrics) {
+        let Some(connection) = self.connection.get() else { return };
+        let found = connection.remote_address();
+        let found = SocketAddr::new(found.ip().to_canonical(), found.port());
+        let mut now = self.now();
+        if self.stopped.is_cancelled() || now.remote == found {
+            now.seen = None;
+        } else if now.seen.replace(found) == Some(found) {
+            (now.remote, now.seen) = (found, None);
+            let class = classes.class_of(found.ip());
+            if now.class != *class {
+                metrics.link_left(&now.class);
+                metrics.link_began(class);
+                now.class = class.clone();
+                drop(now);
+                self.moved.notify_one();
+            }
+        }
+    }
+
     fn live(&self) -> Option<LiveLink> {
         let Accepted { epoch, target, at } = self.accepted.get()?;
+        let (remote, class) = {
+            let now = self.now();
+            (now.remote, now.class.clone())
+        };
         Some(LiveLink {
             sid: self.sid,
             epoch: *epoch,
             link: self.number,
-            remote: self.remote,
-            class: self.class.clone(),
+            remote,
+            class,
             target: *target,
             age: at.elapsed(),
             bytes_up: self.traffic.up(),
@@ -337,7 +400,7 @@ impl Registration {
             entry.accepted = Some(link.number);
             let accepted = Accepted { epoch, target, at: Instant::now() };
             if link.accepted.set(accepted).is_ok() {
-                self.sessions.metrics.link_began(&link.class);
+                self.sessions.metrics.link_began(&link.now().class);
             }
             let lower = entry.links.iter().filter(|other| other.number < link.number);
             let lower: Vec<Arc<Link>> = lower.cloned().collect();
@@ -416,6 +479,35 @@ impl Registration {
         *self.link.cause.get().expect("the cause is set before the token is cancelled")
     }
 
+    /// Has it looked at where this connection comes from, from now on.
+    pub(crate) fn watch(&self, connection: Connection) {
+        // A link has one connection.
+        let _ = self.link.connection.set(connection);
+    }
+
+    /// Waits until the link comes from a network of another class than this.
+    pub(crate) async fn moved_from(&self, class: &NetworkClass) {
+        while self.link.now().class == *class {
+            self.link.moved.notified().await;
+        }
+    }
+
+    /// Returns where the link comes from.
+    pub(crate) fn place(&self) -> (SocketAddr, NetworkClass) {
+        let now = self.link.now();
+        (now.remote, now.class.clone())
+    }
+
+    /// Notes in how many minutes the person touched the thin client.
+    pub(crate) fn note_input(&self, minutes: Option<u32>) {
+        self.link.now().input_minutes = minutes;
+    }
+
+    /// Returns what was noted last.
+    pub(crate) fn input_minutes(&self) -> Option<u32> {
+        self.link.now().input_minutes
+    }
+
     /// Returns the session and the link's number.
     pub(crate) fn id(&self) -> (SessionId, LinkNumber) {
         (self.link.sid, self.link.number)
@@ -438,7 +530,7 @@ impl Registration {
         if !link.stopped.is_cancelled() {
             link.stopped.cancel();
             if link.accepted.get().is_some() {
-                self.sessions.metrics.link_left(&link.class);
+                self.sessions.metrics.link_left(&link.now().class);
             }
         }
     }

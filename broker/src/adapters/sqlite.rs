@@ -4,8 +4,8 @@
 //! has to run for it to answer. All that changes goes through that one task, all
 //! that only reads through a few connections of its own.
 //!
-//! `writer` groups commits; `assign`, `redeem`, `events`, `desktops` and `pools`
-//! are the commands, `assignment` what they share; `schema` has the tables. A
+//! `writer` groups commits; `assign`, `redeem`, `moved`, `events`, `desktops`
+//! and `pools` are the commands, `assignment` what they share; `schema` has the tables. A
 //! `PostgreSQL` adapter keeps the tables and their unique indexes, locks the rows
 //! that a command loads, and needs no writer.
 
@@ -14,6 +14,7 @@ mod assignment;
 mod batch;
 mod desktops;
 mod events;
+mod moved;
 mod pools;
 mod read;
 mod redeem;
@@ -52,8 +53,9 @@ use self::events::{Due, Recover};
 use self::writer::{Command, Commands};
 use crate::ports::store::{
     Assign, AssignError, Assigned, AuditRecord, Census, DesktopRecord, EventError, Familiarity,
-    Followup, LogOff, OccupancyTarget, PoolChange, PoolStanding, ProbeTarget, PutPool,
-    PutPoolError, Redeem, RedeemError, Redeemed, SessionEvent, SessionRecord, Store, StoreError,
+    Followup, LogOff, Moved, MovedError, OccupancyTarget, Place, PoolChange, PoolStanding,
+    ProbeTarget, PutPool, PutPoolError, Redeem, RedeemError, Redeemed, SessionEvent, SessionRecord,
+    Store, StoreError,
 };
 
 /// How many connections read at once.
@@ -241,6 +243,10 @@ impl Store for SqliteStore {
 
     async fn redeem(&self, redeem: Redeem) -> Result<Redeemed, RedeemError> {
         self.commands.send(redeem).await?
+    }
+
+    async fn moved(&self, moved: Moved) -> Result<Place, MovedError> {
+        self.commands.send(moved).await?
     }
 
     async fn session_event(&self, event: SessionEvent) -> Result<Vec<Followup>, EventError> {

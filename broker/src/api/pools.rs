@@ -9,6 +9,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use tegata_domain::pool::{Faults, Pool, RawPool, Reuse};
+use tegata_edge::network::NetworkClasses;
 use tegata_gateway::dial::TargetPolicy;
 use tegata_proto::id::PoolName;
 use tracing::info;
@@ -27,6 +28,8 @@ pub struct Site {
     pub targets: TargetPolicy,
     /// Whether desktops can be asked who is logged on.
     pub asks_desktops: bool,
+    /// The kinds of networks that people may be on.
+    pub classes: Arc<NetworkClasses>,
 }
 
 /// A pool that this site cannot run.
@@ -49,6 +52,12 @@ impl Site {
                 key: "reuse".to_owned(),
                 problem: "desktop_cannot_be_asked: no occupancy command is configured",
             });
+        }
+        for (n, row) in raw.by_class.iter().enumerate() {
+            if !self.classes.knows(&row.class) {
+                let key = format!("by_class[{n}].class");
+                faults.push(SiteFault { key, problem: "is no network class of this site" });
+            }
         }
         for (n, desktop) in raw.desktops.iter().enumerate() {
             if !self.targets.permits(desktop.address) {

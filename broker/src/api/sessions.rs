@@ -46,6 +46,8 @@ struct Session {
     #[serde(flatten)]
     state: SessionState,
     created_at: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ends_at: Option<String>,
     class: String,
     link: LinkNumber,
     gateway: Option<GatewayId>,
@@ -62,6 +64,7 @@ impl From<SessionRecord> for Session {
             desktop_name: record.desktop_name,
             state: record.state,
             created_at: super::moment(record.created_at),
+            ends_at: record.ends_at.map(super::moment),
             class: record.class,
             link: record.link,
             gateway: record.gateway,

@@ -7,6 +7,7 @@ use axum::Json;
 use axum::extract::{Extension, Path, Query};
 use axum::http::StatusCode;
 use tegata_domain::session::State as SessionState;
+use tegata_edge::network::NetworkClasses;
 use tegata_gateway::dial::TargetPolicy;
 use tokio::time::{sleep, timeout};
 
@@ -22,7 +23,11 @@ fn api(office: &Office<Folder>) -> Arc<Api> {
         acts: Acts::new(followups.tasks.clone()),
         followups,
         keys: ApiKeys::default(),
-        site: Site { targets: TargetPolicy::new([]), asks_desktops: true },
+        site: Site {
+            targets: TargetPolicy::new([]),
+            asks_desktops: true,
+            classes: Arc::new(NetworkClasses::new([]).unwrap()),
+        },
     })
 }
 

@@ -59,7 +59,7 @@ pub struct Config {
     pub(super) realms: Vec<Arc<dyn Directory>>,
     /// Those of the realms that are files, to be read again.
     pub(super) files: Vec<Arc<FileDirectory>>,
-    pub(super) classes: NetworkClasses,
+    pub(super) classes: Arc<NetworkClasses>,
     pub(super) site: Site,
     pub(super) occupancy: Option<Template>,
     pub(super) limits: Limits,
@@ -263,12 +263,13 @@ impl Reader {
         let api_keys = self.keep("operations.api_keys", ApiKeys::read(&api_keys));
 
         let sources = self.sources(&raw.limits, &raw.classes);
-        let classes = self.classes(raw.classes);
+        let classes = self.classes(raw.classes).map(Arc::new);
         let targets = self.targets(raw.targets);
         let occupancy = raw
             .occupancy
             .and_then(|occupancy| self.keep("occupancy.command", Template::new(occupancy.command)));
-        let site = Site { targets, asks_desktops: occupancy.is_some() };
+        let known = classes.clone().unwrap_or_else(no_classes);
+        let site = Site { targets, asks_desktops: occupancy.is_some(), classes: known };
         let bootstrap = raw.bootstrap.map(|path| self.bootstrap(&path, &site)).unwrap_or_default();
         let directory_connections = directory_connections(&raw.realms);
         let (realms, files) = self.realms(raw.realms);
@@ -488,6 +489,11 @@ impl Reader {
 }
 
 /// Each realm has connections for searches, and as many again for people's binds.
+/// What is known of networks where their configuration has faults of its own.
+fn no_classes() -> Arc<NetworkClasses> {
+    Arc::new(NetworkClasses::new([]).expect("no two classes share a prefix"))
+}
+
 fn directory_connections(realms: &[RawRealm]) -> usize {
     let of = |ldap: &super::raw::RawLdap| {
         usize::from(ldap.connections.unwrap_or(LdapLimits::default().connections)) * 2

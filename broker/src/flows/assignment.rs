@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tegata_domain::pool::Pool;
+use tegata_domain::time::Timestamp;
 use tegata_edge::source::Prefix;
 use tegata_proto::code::Code;
 use tegata_proto::id::SessionId;
@@ -57,6 +58,8 @@ pub struct Applicant {
     pub class: String,
     /// Which source that is, and its share of turns.
     pub source: (Prefix, NonZeroU32),
+    /// When their password was checked.
+    pub password_at: Timestamp,
     /// The device's own name for itself.
     pub device: Option<String>,
     /// The login, as log and audit name it.
@@ -165,7 +168,7 @@ impl Assignments {
                 certificate_sha256: assigned.pin.filter(|_| rdp),
                 user_hint: applicant.person.account.clone(),
             },
-            policy: pool.policy,
+            policy: applicant.pool.terms(&applicant.class).policy,
             sign_on: pool.sign_on,
         })
     }
@@ -188,6 +191,7 @@ impl Assignments {
             source: applicant.source.0.to_string(),
             device: applicant.device.clone(),
             txn: applicant.txn.clone(),
+            password_at: applicant.password_at,
             now: self.clock.now(),
         };
         match self.store.assign(assign).await {
@@ -197,6 +201,10 @@ impl Assignments {
             Err(error @ AssignError::NotProbed(_)) => {
                 info!(user.id = %person.user, %error, "Own desktop cannot be given");
                 Err(Code::DesktopUnreachable)
+            }
+            Err(error @ AssignError::InUse(_)) => {
+                info!(user.id = %person.user, %error, "Nobody is taken over");
+                Err(Code::InUse)
             }
             Err(AssignError::Store(error)) => {
                 warn!(error = &error as &dyn std::error::Error, "Assignment not stored");

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use tegata_domain::pool::Pool;
 use tegata_edge::endpoint::{Handler, Link};
-use tegata_edge::network::NetworkClasses;
+use tegata_edge::network::{NetworkClass, NetworkClasses};
 use tegata_edge::source::Prefix;
 use tegata_edge::wire::{FrameReader, FrameWriter, WireError};
 use tegata_gateway::proof::{thumbprint, verify_proof};
@@ -285,13 +285,15 @@ impl LoginDesk {
         let visitor = Visitor { source, limits };
         let signing_in = self.sign_in.authenticate(password, visitor, &tell);
         let person = talk.tell_while(&mut told, signing_in).await?;
-        let pool = self.choose(talk, &person).await?;
+        let password_at = self.assignments.clock.now();
+        let pool = self.choose(talk, &person, class).await?;
         let applicant = Applicant {
             pool,
             person,
             key: thumbprint(&hello.key),
             class: class.to_string(),
             source: (source, limits.share),
+            password_at,
             device: hello.device_id,
             txn: txn.to_string(),
         };
@@ -315,12 +317,23 @@ impl LoginDesk {
         Ok(())
     }
 
-    /// Offers the pools that are open to the person and returns their choice.
-    async fn choose(&self, talk: &mut Talk, person: &Person) -> Result<Arc<Pool>, Stopped> {
-        let open = self.catalogue.open_to(&person.user, &person.groups);
+    /// Offers the pools that are open to the person where they are, and returns their
+    /// choice.
+    async fn choose(
+        &self,
+        talk: &mut Talk,
+        person: &Person,
+        class: &NetworkClass,
+    ) -> Result<Arc<Pool>, Stopped> {
+        let mut open = self.catalogue.open_to(&person.user, &person.groups);
         if open.is_empty() {
             info!(user.id = %person.user, "No pool is open to this person");
             return Err(Code::NoEntitlement.into());
+        }
+        open.retain(|pool| pool.terms(class.as_str()).allowed);
+        if open.is_empty() {
+            info!(user.id = %person.user, %class, "No pool is open to this person from here");
+            return Err(Code::NotAllowedHere.into());
         }
         let names: Vec<PoolName> = open.iter().map(|pool| pool.name().clone()).collect();
         let standing =

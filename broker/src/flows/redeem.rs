@@ -13,8 +13,8 @@ use tegata_domain::time::Timestamp;
 use tegata_edge::source::Prefix;
 use tegata_gateway::proof::{purpose_of, sha256, thumbprint, verify_proof};
 use tegata_gateway::redeem::{
-    Attached, Broker, LinkEnd, LinkReport, RedeemRequest, Redeemed, Refused, RefusedAttach,
-    Renewal, Renewed, Shown, Unreachable,
+    Attached, Broker, Limits, LinkEnd, LinkReport, Moved, Place, RedeemRequest, Redeemed, Refused,
+    RefusedAttach, Renewal, Renewed, Shown, Unreachable,
 };
 use tegata_gateway::verify::{TokenKeys, TokenKind};
 use tegata_proto::claims::Claims;
@@ -33,7 +33,7 @@ use crate::metrics::{Metrics, Phase};
 use crate::ports::signer;
 use crate::ports::store::action::{GRANT_REFUSED, TICKET_REFUSED};
 use crate::ports::store::{
-    self, Actor, AuditRecord, Carried, EventError, Redeem, RedeemError, SessionEvent,
+    self, Actor, AuditRecord, Carried, EventError, MovedError, Redeem, RedeemError, SessionEvent,
 };
 
 /// How long a gateway carries on without its broker. In one process it never
@@ -124,6 +124,7 @@ impl RedeemDesk {
             target: redeemed.target,
             protocol: redeemed.protocol,
             policy: redeemed.policy,
+            limits: limits(redeemed.idle, redeemed.ends_at, now),
             incarnation: redeemed.incarnation,
             lease_s: seconds(LEASE),
             hold_s: seconds(redeemed.hold),
@@ -264,6 +265,24 @@ impl Broker for RedeemDesk {
         outcome
     }
 
+    async fn moved(&self, report: Moved) -> Result<Place, Refused> {
+        let (sid, link, now) = (report.sid, report.link, self.followups.clock.now());
+        let moved =
+            store::Moved { sid, epoch: report.epoch, link, class: report.class.to_string(), now };
+        let place = self.followups.store.moved(moved).await.map_err(|error| match error {
+            MovedError::NotCarried => Refused::Code(Code::SessionEnded),
+            MovedError::Store(error) => {
+                let error = &error as &dyn std::error::Error;
+                warn!(session.id = %sid, %link, error, "Change of network not recorded");
+                Refused::Busy { retry_after: RETRY_AFTER }
+            }
+        })?;
+        let class = &report.class;
+        info!(session.id = %sid, %link, %class, verdict = ?place.verdict, "Link moved");
+        place.verdict.map_err(Refused::Code)?;
+        Ok(Place { policy: place.policy, limits: limits(place.idle, place.ends_at, now) })
+    }
+
     async fn renew(&self, renewal: Renewal) -> Option<Renewed> {
         let Renewal { sid, epoch, link, jkt } = renewal;
         let found = self.followups.store.session(sid).await.inspect_err(|error| {
@@ -322,6 +341,8 @@ impl Broker for RedeemDesk {
             | LinkEnd::AgentGone
             | LinkEnd::AgentFault(_)
             | LinkEnd::Superseded
+            | LinkEnd::Undecided
+            | LinkEnd::Outdated
             | LinkEnd::Draining
             | LinkEnd::Unanswered => Event::LinkLost,
         };
@@ -334,6 +355,7 @@ impl Broker for RedeemDesk {
             up: report.bytes_up,
             down: report.bytes_down,
             last_byte_at: report.last_byte_at.map_or(now, Timestamp::from),
+            input_minutes: report.input_minutes,
         };
         self.report(report.sid, report.link, event, Some(carried)).await;
     }
@@ -356,6 +378,11 @@ async fn record(followups: &Followups, event: SessionEvent) -> bool {
         }
     }
     true
+}
+
+/// Says what bounds a link that is judged now.
+fn limits(idle: Option<Duration>, ends_at: Option<Timestamp>, now: Timestamp) -> Limits {
+    Limits { idle, ends_in: ends_at.map(|ends| ends.since(now)) }
 }
 
 fn seconds(span: Duration) -> u32 {

@@ -115,6 +115,10 @@ pub trait Store: Familiarity {
     /// audit record: whoever asks writes it down, or counts it.
     async fn redeem(&self, redeem: Redeem) -> Result<Redeemed, RedeemError>;
 
+    /// Decides anew for a link that is found to come from another network, and writes
+    /// that down. Told again, it answers again and writes nothing.
+    async fn moved(&self, moved: Moved) -> Result<Place, MovedError>;
+
     /// Applies one event to a session, and what follows from it to its desktop;
     /// opens or closes the link's interval where the event says so.
     async fn session_event(&self, event: SessionEvent) -> Result<Vec<Followup>, EventError>;
@@ -314,6 +318,8 @@ pub struct SessionRecord {
     pub state: session::State,
     /// When it was requested.
     pub created_at: Timestamp,
+    /// When it ends at the latest, where its pool limits that.
+    pub ends_at: Option<Timestamp>,
     /// The network class of its last link, or of its login before the first.
     pub class: String,
     /// The epoch of its assignment.
@@ -358,6 +364,8 @@ pub struct Assign {
     pub device: Option<String>,
     /// The login, as log and audit name it.
     pub txn: String,
+    /// When the person's password was checked.
+    pub password_at: Timestamp,
     /// The present.
     pub now: Timestamp,
 }
@@ -389,6 +397,9 @@ pub enum AssignError {
     /// Their own desktop has not shown its certificate yet.
     #[error("{0} has not answered yet")]
     NotProbed(SeatName),
+    /// They work on it on another device, and the pool lets nobody take it over.
+    #[error("{0} is in use on another device")]
+    InUse(SeatName),
     /// The store could not serve.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -429,8 +440,12 @@ pub struct Redeemed {
     pub target: SocketAddr,
     /// What it speaks.
     pub protocol: Protocol,
-    /// What the pool allows.
+    /// What the pool allows from there.
     pub policy: Policy,
+    /// How long nobody may touch the thin client there.
+    pub idle: Option<Duration>,
+    /// When the session ends at the latest.
+    pub ends_at: Option<Timestamp>,
     /// The gateways that may serve it now.
     pub gateways: GatewayGroup,
     /// The number of this connection to the desktop.
@@ -450,6 +465,45 @@ pub enum RedeemError {
     #[error("the ticket or grant is refused: {0}")]
     Refused(Code),
     /// The store could not serve; the ticket or grant is as good as before.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// A link that is found to come from another network than before.
+#[derive(Debug, Clone)]
+pub struct Moved {
+    /// The session.
+    pub sid: SessionId,
+    /// The epoch of its assignment.
+    pub epoch: Epoch,
+    /// The link.
+    pub link: LinkNumber,
+    /// The class of the network that it comes from now.
+    pub class: String,
+    /// The present.
+    pub now: Timestamp,
+}
+
+/// What holds for a link where it comes from now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// Whether the session may go on from there; if not, what the agent is told.
+    pub verdict: Result<(), Code>,
+    /// What the pool allows there.
+    pub policy: Policy,
+    /// How long nobody may touch the thin client there.
+    pub idle: Option<Duration>,
+    /// When the session ends at the latest.
+    pub ends_at: Option<Timestamp>,
+}
+
+/// Why nothing was decided for a link.
+#[derive(Debug, thiserror::Error)]
+pub enum MovedError {
+    /// It is not the link that carries the session.
+    #[error("the link does not carry the session")]
+    NotCarried,
+    /// The store could not serve.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -481,6 +535,8 @@ pub struct Carried {
     pub down: u64,
     /// When the last byte passed.
     pub last_byte_at: Timestamp,
+    /// Minutes in which the person touched the thin client, where it told of that.
+    pub input_minutes: Option<u32>,
 }
 
 /// Why an event was not applied.

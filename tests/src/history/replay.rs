@@ -93,6 +93,7 @@ impl Replay {
             "session.active" | "session.detached" | "session.ending" | "session.ended" => {
                 self.moved(record)
             }
+            "session.class_changed" => self.went_elsewhere(record),
             "desktop.ready" => self.befell(record, "ready"),
             "desktop.silent" => self.befell(record, STARTING),
             "desktop.quarantined" => self.befell(record, "quarantined"),
@@ -195,6 +196,25 @@ impl Replay {
         if session.epoch != desktop.epoch || !theirs {
             let (desktop, was, is) = (session.desktop.clone(), desktop.epoch, session.epoch);
             self.found.push(Violation::Epoch { seq, desktop, was, is });
+        }
+        Ok(())
+    }
+
+    /// A link was found to come from another network: it is the session's last one, and
+    /// the session has a link.
+    fn went_elsewhere(&mut self, record: &Record) -> Result<(), &'static str> {
+        let seq = record.seq;
+        let sid = named(record.sid.as_ref(), "session")?;
+        let link: u64 = detail(record, "link")?.parse().map_err(|_| "link")?;
+        let (came_from, to) = (detail(record, "from")?, detail(record, "to")?);
+        let session = self.world.sessions.get(&sid);
+        let (state, last) = session.map_or(("unknown", 0), |known| (&known.state, known.link));
+        let is_linked = ["starting", "active", "returned"].contains(&state);
+        if !is_linked || came_from == to {
+            let (from, to) = (state.to_owned(), "elsewhere".to_owned());
+            self.found.push(Violation::SessionStep { seq, sid, from, to });
+        } else if link != last {
+            self.found.push(Violation::OldLink { seq, sid, was: last, is: link });
         }
         Ok(())
     }

@@ -37,6 +37,11 @@ fn requested(seq: i64, sid: &str, who: &str, epoch: &str, returning: bool) -> Re
     record(seq, "session.requested", (sid, "d1"), who, &detail)
 }
 
+fn went_home(seq: i64, link: &str) -> Record {
+    let detail = [("link", link), ("from", "office"), ("to", "telework")];
+    record(seq, "session.class_changed", ("s3", "d1"), "tanaka", &detail)
+}
+
 fn ticket(who: &str, sid: &str, epoch: u64, jti: &str) -> Heard {
     let (user, sid, jti) = (who.to_owned(), sid.to_owned(), jti.to_owned());
     Heard::Ticket { user, sid, seat: "k-1".to_owned(), epoch, jti }
@@ -75,6 +80,7 @@ impl Morning {
             requested(17, "s3", "tanaka", "2", false),
             record(18, "session.starting", ("s3", "d1"), "tanaka", &[("jti", "t3"), ("link", "1")]),
             broker(19, "session.active", "s3", &[]),
+            went_home(20, "1"),
         ];
         let heard = vec![
             ticket("sato", "s1", 1, "t1"),
@@ -161,6 +167,16 @@ fn a_desktop_given_away_while_somebody_has_it_is_found() {
     let nothing = String::new;
     let (seq, desktop, holder, user) = (0, nothing(), nothing(), nothing());
     finds(&morning, &Violation::HeldTwice { seq, desktop, holder, user });
+}
+
+#[test]
+fn a_change_of_network_of_no_link_of_the_session_is_found() {
+    let mut morning = Morning::new();
+    *morning.at(20) = went_home(20, "7");
+    finds(&morning, &Violation::OldLink { seq: 0, sid: String::new(), was: 0, is: 0 });
+    let mut morning = Morning::new();
+    morning.at(20).sid = Some("s2".to_owned());
+    finds(&morning, &seen_step());
 }
 
 #[test]

@@ -230,6 +230,12 @@ impl<'a> Road<'a> {
         }
     }
 
+    /// Has the desktop shown from its beginning, over this session's next link.
+    pub(super) fn begin_again(&mut self) {
+        self.close();
+        self.come_back(Wish::Fresh);
+    }
+
     /// Gives up the link that is on its way.
     pub(super) fn give_up(&mut self) {
         self.race = None;
@@ -283,7 +289,7 @@ impl<'a> Road<'a> {
                 person.tell(&Event::Notice { code, args });
                 return Ok(Link::Kept);
             }
-            // The viewer is what it is; the gateway keeps to the policy by itself.
+            // One that changes what the viewer may do has been taken note of before.
             Ok(GatewayMessage::Policy { .. } | GatewayMessage::Unsupported) => {
                 return Ok(Link::Kept);
             }

@@ -51,7 +51,8 @@ fn handed_back(cause: Cause) -> Vec<Effect> {
         | Cause::NeverAttached
         | Cause::DesktopUnreachable
         | Cause::TakenOver
-        | Cause::Administrator => vec![Effect::Release],
+        | Cause::Administrator
+        | Cause::TimeLimit => vec![Effect::Release],
     }
 }
 
@@ -167,13 +168,14 @@ const SOON: Timestamp = Timestamp::from_millis(1_000_001);
 const GRACE: Duration = Duration::from_hours(8);
 const RULES: Rules = Rules { kind: Kind::Floating, reuse: Reuse::AfterLogoff, grace: GRACE };
 
-const CAUSES: [Cause; 6] = [
+const CAUSES: [Cause; 7] = [
     Cause::LoggedOff,
     Cause::NeverAttached,
     Cause::DesktopUnreachable,
     Cause::GraceExpired,
     Cause::TakenOver,
     Cause::Administrator,
+    Cause::TimeLimit,
 ];
 
 /// One of each state, with a deadline of `until` where it has one.

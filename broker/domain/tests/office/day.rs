@@ -257,6 +257,13 @@ impl Day {
     pub(crate) fn due(&mut self) {
         let orders = self.office.due();
         self.orders.extend(orders);
+        for (sid, stay) in &self.office.stays {
+            let is_over =
+                matches!(stay.state, session::State::Ending { .. } | session::State::Ended { .. });
+            let is_due = stay.ends_at.is_some_and(|ends| ends <= self.office.now);
+            let is_listed = self.office.seats.contains_key(&stay.desktop);
+            assert!(is_over || !is_due || !is_listed, "{sid} goes on beyond its time");
+        }
     }
 
     /// The gateway's process dies with its wires and its reports; the next one
@@ -286,7 +293,7 @@ impl Day {
         self.office.wait(Duration::from_millis(1 + small));
         let ids: Vec<_> = self.office.seats.keys().copied().collect();
         let Some(id) = dice.pick(ids) else { return };
-        match dice.roll(34) {
+        match dice.roll(35) {
             0..=3 => {
                 let person = PEOPLE[dice.roll(PEOPLE.len())];
                 let ticket = self.log_in(person, dice.roll(self.office.pools.len()));
@@ -325,7 +332,8 @@ impl Day {
             29 if dice.once_in(4) => self.gateway_restarts(),
             28 | 29 => {}
             30..=31 => self.somebody_comes_back(dice),
-            side => assert!(side < 34, "the dice have 34 sides"),
+            34 => self.somebody_moves(dice),
+            side => assert!(side < 35, "the dice have 35 sides"),
         }
     }
 
@@ -357,6 +365,19 @@ impl Day {
             // A gateway asks for what it has, and may have lost it by the answer.
             let kept = self.building.wires.contains_key(&claims.sid);
             let _ = self.comes_back(&claims, kept != dice.once_in(4));
+        }
+    }
+
+    /// A link is found to come from another network, where sessions may be longer or
+    /// shorter; its gateway ends it where the session may not go on.
+    fn somebody_moves(&mut self, dice: &mut Dice) {
+        let is_linked = |sid: &SessionId| self.carried(*sid).is_some();
+        let linked: Vec<_> = self.building.wires.keys().copied().filter(is_linked).collect();
+        let Some(sid) = dice.pick(linked) else { return };
+        let minutes = u64::try_from(dice.roll(4)).expect("a small number");
+        let session = (minutes > 0).then(|| Duration::from_mins(minutes));
+        if !self.office.moved(sid, session) {
+            self.link_ends(sid, Event::LinkLost);
         }
     }
 

@@ -8,6 +8,7 @@ use tegata_domain::assignment::{Assignment, Effect, Refused};
 use tegata_domain::desktop::{self, Desktop, Holder, Observation, Probe};
 use tegata_domain::placement::{Placement, candidates, place};
 use tegata_domain::pool::Rules;
+use tegata_domain::pool::terms::{Arrival, Terms};
 use tegata_domain::session;
 use tegata_domain::ticket::{self, Standing};
 use tegata_domain::time::Timestamp;
@@ -15,6 +16,7 @@ use tegata_proto::claims::{Claims, Confirmation, TICKET_LIFE_S};
 use tegata_proto::code::Code;
 use tegata_proto::encoding::{Bytes, Sha256};
 use tegata_proto::id::{DesktopId, LinkNumber, SessionId, TicketId, UserId};
+use tegata_proto::policy::Policy;
 use uuid::Uuid;
 
 /// A pool, by its place in [`Office::pools`].
@@ -40,13 +42,33 @@ pub(crate) struct Stay {
     pub(crate) person: Name,
     pub(crate) state: session::State,
     pub(crate) highest_link: LinkNumber,
+    pub(crate) arrival: Arrival,
+    pub(crate) ends_at: Option<Timestamp>,
 }
+
+/// What holds where nobody has said anything.
+const OPEN: Terms = Terms {
+    allowed: true,
+    policy: Policy {
+        clipboard: false,
+        drive: false,
+        printer: false,
+        usb: false,
+        sound: false,
+        profile: None,
+    },
+    idle: None,
+    session: None,
+    password_age: None,
+};
 
 /// The store, and the clock on its wall.
 #[derive(Clone)]
 pub(crate) struct Office {
     pub(crate) now: Timestamp,
     pub(crate) pools: Vec<Rules>,
+    /// On what terms each pool is used, from wherever anybody is.
+    pub(crate) terms: Vec<Terms>,
     pub(crate) seats: BTreeMap<DesktopId, Seat>,
     pub(crate) stays: BTreeMap<SessionId, Stay>,
     ids: u128,
@@ -68,9 +90,11 @@ pub(crate) fn pin(number: u8) -> Sha256 {
 impl Office {
     /// Opens an office with these pools, and no desktop yet.
     pub(crate) fn with(pools: impl IntoIterator<Item = Rules>) -> Self {
+        let pools: Vec<_> = pools.into_iter().collect();
         Self {
             now: Timestamp::from_millis(1_700_000_000_000),
-            pools: pools.into_iter().collect(),
+            terms: vec![OPEN; pools.len()],
+            pools,
             seats: BTreeMap::new(),
             stays: BTreeMap::new(),
             ids: 0,
@@ -103,7 +127,10 @@ impl Office {
         assignment.assign(sid, holder, rules, self.now).expect("the place was just found");
         let epoch = assignment.desktop.epoch;
         let state = assignment.sessions[&sid];
-        self.stays.insert(sid, Stay { desktop, person, state, highest_link: LinkNumber(0) });
+        let arrival = Arrival { began: self.now, password_at: self.now };
+        let highest_link = LinkNumber(0);
+        let stay = Stay { desktop, person, state, highest_link, arrival, ends_at: None };
+        self.stays.insert(sid, stay);
         self.write_back(desktop, assignment, &[]);
         Some(Claims {
             iss: "tegata".into(),
@@ -127,13 +154,13 @@ impl Office {
         let standing =
             Standing { user: &owner, state: stay.state, highest_link: stay.highest_link };
         ticket::judge(claims, LinkNumber::FIRST, &standing, &seat.desktop, self.now)?;
+        self.terms[seat.pool].judge(stay.arrival, self.now)?;
         let rules = self.pools[seat.pool];
         let mut assignment = self.load(id, Some(claims.sid));
         let effects = assignment
             .redeemed(claims.sid, rules, self.now)
             .expect("a ticket that was judged good is redeemed");
-        self.stays.get_mut(&claims.sid).expect("it was just there").highest_link =
-            LinkNumber::FIRST;
+        self.linked(claims.sid, LinkNumber::FIRST);
         Ok((id, self.write_back(id, assignment, &effects)))
     }
 
@@ -150,13 +177,31 @@ impl Office {
         let standing =
             Standing { user: &owner, state: stay.state, highest_link: stay.highest_link };
         ticket::judge_grant(claims, link, &standing, &seat.desktop, self.now)?;
+        self.terms[seat.pool].judge(stay.arrival, self.now)?;
         let rules = self.pools[seat.pool];
         let mut assignment = self.load(id, Some(claims.sid));
         let effects = assignment
             .returned(claims.sid, rules, self.now)
             .expect("a grant that was judged good opens a link");
-        self.stays.get_mut(&claims.sid).expect("it was just there").highest_link = link;
+        self.linked(claims.sid, link);
         Ok((id, self.write_back(id, assignment, &effects)))
+    }
+
+    /// A link was let in, on the terms of the place that it comes from.
+    fn linked(&mut self, sid: SessionId, link: LinkNumber) {
+        let stay = self.stays.get_mut(&sid).expect("it was just there");
+        let terms = self.terms[self.seats[&stay.desktop].pool];
+        stay.highest_link = link;
+        stay.ends_at = terms.ends_at(stay.arrival);
+    }
+
+    /// The link of a session comes from another place than before; tells whether the
+    /// session may go on from there.
+    pub(crate) fn moved(&mut self, sid: SessionId, session: Option<Duration>) -> bool {
+        let stay = self.stays.get_mut(&sid).expect("it has a link");
+        let terms = Terms { session, ..OPEN };
+        stay.ends_at = terms.ends_at(stay.arrival);
+        terms.judge(stay.arrival, self.now).is_ok()
     }
 
     /// Something happened to a session or to a link of it, now or long ago.
@@ -241,8 +286,10 @@ impl Office {
 
     fn load(&self, id: DesktopId, sid: Option<SessionId>) -> Assignment {
         let wanted = self.live(id).into_iter().chain(sid);
-        let sessions = wanted.map(|sid| (sid, self.stays[&sid].state));
-        Assignment::new(self.seats[&id].desktop.clone(), sessions)
+        let wanted: Vec<_> = wanted.collect();
+        let sessions = wanted.iter().map(|sid| (*sid, self.stays[sid].state));
+        let ends = wanted.iter().filter_map(|sid| Some((*sid, self.stays[sid].ends_at?)));
+        Assignment::new(self.seats[&id].desktop.clone(), sessions).with_ends(ends)
     }
 
     fn write_back(&mut self, id: DesktopId, changed: Assignment, effects: &[Effect]) -> Vec<Order> {

@@ -4,6 +4,7 @@
 mod attach;
 mod ending;
 mod office;
+mod places;
 mod relay;
 mod resume;
 mod tokens;

@@ -32,8 +32,8 @@ use tegata_gateway::handler::{Gateway, Identity};
 use tegata_gateway::metrics::Metrics;
 use tegata_gateway::proof::{purpose_of, thumbprint};
 use tegata_gateway::redeem::{
-    Attached as Reached, Broker, LinkReport, RedeemRequest, Redeemed, Refused, RefusedAttach,
-    Renewal, Renewed, Unreachable,
+    Attached as Reached, Broker, Limits as Bounds, LinkReport, Moved, Place, RedeemRequest,
+    Redeemed, Refused, RefusedAttach, Renewal, Renewed, Unreachable,
 };
 use tegata_gateway::sessions::Sessions;
 use tegata_gateway::verify::TokenKeys;
@@ -166,6 +166,12 @@ pub(crate) struct Books {
     hold_s: u32,
     /// When grants are renewed, if in the time of a test.
     renew_after: Option<Duration>,
+    /// What bounds links.
+    limits: Bounds,
+    /// What is said of links that move, by the class of their network; otherwise
+    /// that nobody can say now.
+    places: HashMap<&'static str, Result<Place, Refused>>,
+    pub(crate) moved: Vec<Moved>,
     pub(crate) renewed: Vec<Renewal>,
     pub(crate) asked: usize,
     pub(crate) attached: Vec<SessionId>,
@@ -223,6 +229,18 @@ impl Bookkeeper {
         self.books.borrow().asked
     }
 
+    /// Bounds links by this from now on.
+    pub(crate) fn bound_by(&self, limits: Bounds) {
+        self.books.send_modify(|books| books.limits = limits);
+    }
+
+    /// Says this of links that move to a network of this class.
+    pub(crate) fn says_of(&self, class: &'static str, place: Result<Place, Refused>) {
+        self.books.send_modify(|books| {
+            books.places.insert(class, place);
+        });
+    }
+
     /// Has sessions without a link held from now on.
     pub(crate) fn hold_for(&self, hold_s: u32) {
         self.books.send_modify(|books| books.hold_s = hold_s);
@@ -250,6 +268,16 @@ impl Broker for Bookkeeper {
             answer = books.redeem(&request);
         });
         let _may_answer = self.answering.read().await;
+        answer
+    }
+
+    async fn moved(&self, report: Moved) -> Result<Place, Refused> {
+        let mut answer = Err(Refused::Busy { retry_after: PATIENCE });
+        self.books.send_modify(|books| {
+            let place = books.places.get(report.class.as_str()).copied();
+            books.moved.push(report);
+            answer = place.unwrap_or(answer);
+        });
         answer
     }
 
@@ -304,6 +332,7 @@ impl Books {
             target: session.target,
             protocol: Protocol::Tcp,
             policy: Policy::default(),
+            limits: self.limits,
             incarnation: session.incarnation,
             lease_s: 30,
             hold_s: self.hold_s,
@@ -341,6 +370,8 @@ impl Office {
         let broker = Arc::new(Bookkeeper { books, answering, committing });
         let loopback = "127.0.0.1/32".parse().expect("a prefix");
         let office = NetworkClass::new("office").expect("a name");
+        let classes = NetworkClasses::new([(office, vec![loopback])]).expect("distinct prefixes");
+        let classes = Arc::new(classes);
         let gateway = Gateway {
             identity: Identity {
                 id: GatewayId::new("gw-1").expect("a name"),
@@ -349,9 +380,7 @@ impl Office {
                 direct_addresses: vec!["192.0.2.1:443".parse().expect("an address")],
             },
             keys: TokenKeys::new(ISSUER, [(KID.to_owned(), signer.public())]),
-            classes: Arc::new(
-                NetworkClasses::new([(office, vec![loopback])]).expect("distinct prefixes"),
-            ),
+            classes: Arc::clone(&classes),
             targets: TargetPolicy::new([TargetRule { prefix: loopback, ports: 1024..=65535 }]),
             broker: broker.clone(),
             sessions: sessions.clone(),
@@ -378,6 +407,8 @@ impl Office {
         let closing = CancellationToken::new();
         let mut running = JoinSet::new();
         running.spawn(endpoint.run(closing.clone()));
+        let watched = sessions.clone();
+        running.spawn(async move { watched.watch_places(&classes).await });
         let client =
             quinn::Endpoint::client("127.0.0.1:0".parse().expect("an address")).expect("a socket");
         let transport = Arc::default();
@@ -411,6 +442,12 @@ impl Office {
     /// Has the agents go on from another port, as after a change of networks.
     pub(crate) fn roam(&self) {
         let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        self.client.rebind(socket).expect("a socket that can be used");
+    }
+
+    /// Has the agents go on from a network of the class `other`.
+    pub(crate) fn leave(&self) {
+        let socket = std::net::UdpSocket::bind("127.0.0.2:0").expect("a socket");
         self.client.rebind(socket).expect("a socket that can be used");
     }
 

@@ -6,6 +6,7 @@ use tegata_domain::assignment::Refused;
 use tegata_domain::desktop::Holder;
 use tegata_domain::placement::{Placement, place};
 use tegata_domain::pool::Pool;
+use tegata_domain::pool::terms::Takeover;
 use tegata_domain::session;
 use tegata_proto::id::SessionId;
 use tegata_proto::policy::Protocol;
@@ -50,6 +51,10 @@ impl Command for Assign {
         let pin = chosen.record.desktop.pin;
         if pool.raw().protocol == Protocol::Rdp && pin.is_none() {
             return Ok(Err(AssignError::NotProbed(name)));
+        }
+        let may_take_over = pool.raw().takeover == Takeover::Allow;
+        if !may_take_over && chosen.assignment.is_carried_beside(self.sid) {
+            return Ok(Err(AssignError::InUse(name)));
         }
         let rules = pool.rules();
         let holder = Holder { user: self.user.clone(), account: self.account.clone() };
@@ -128,8 +133,9 @@ impl Assign {
         batch
             .add(
                 "INSERT INTO sessions (sid, user, pool, desktop, seat, epoch, state, deadline, \
-                 created_at, unit, device, txn, login_class, class, link, incarnation) \
-                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0)",
+                 created_at, password_at, unit, device, txn, login_class, class, link, \
+                 incarnation) \
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0)",
                 1,
             )
             .bind(row::bytes(self.sid.0))
@@ -141,6 +147,7 @@ impl Assign {
             .bind(row::session_words(state).0)
             .bind(state.deadline().map(row::millis))
             .bind(row::millis(self.now))
+            .bind(row::millis(self.password_at))
             .bind(self.unit.clone())
             .bind(self.device.clone())
             .bind(self.txn.clone())

@@ -10,10 +10,12 @@ use sqlx::sqlite::SqliteRow;
 use tegata_domain::assignment::{Assignment, Effect, Refused};
 use tegata_domain::desktop;
 use tegata_domain::pool::Pool;
+use tegata_domain::pool::terms::Arrival;
 use tegata_domain::session;
 use tegata_domain::time::Timestamp;
 use tegata_proto::encoding::Sha256;
 use tegata_proto::id::{DesktopId, Incarnation, LinkNumber, SessionId, UserId};
+use tegata_proto::policy::Policy;
 use uuid::Uuid;
 
 use super::batch::Batch;
@@ -27,7 +29,7 @@ macro_rules! loaded_columns {
     () => {
         concat!(
             "p.spec, s.sid, s.user, s.state, s.deadline, s.cause, s.link, s.boot, s.exporter, \
-             s.incarnation, \
+             s.incarnation, s.class, s.policy, s.created_at, s.password_at, s.ends_at, \
              (SELECT l.ended_at IS NULL FROM links l WHERE l.sid = s.sid AND l.number = s.link) \
                 AS link_open, ",
             $crate::adapters::sqlite::row::desktop_columns!()
@@ -46,6 +48,12 @@ pub(super) struct Facts {
     pub(super) boot: Option<Uuid>,
     pub(super) exporter: Option<Sha256>,
     pub(super) incarnation: Incarnation,
+    /// What the thin client may do over the desktop's present connection.
+    pub(super) policy: Option<Policy>,
+    /// The network class of the last link, or of the login before the first.
+    pub(super) class: String,
+    pub(super) arrival: Arrival,
+    pub(super) ends_at: Option<Timestamp>,
 }
 
 /// An assignment as it was found and as it is to be.
@@ -79,7 +87,7 @@ impl Loaded {
                 facts.insert(sid, fact);
             }
         }
-        let assignment = Assignment::new(record.desktop.clone(), before.clone());
+        let assignment = joined(&record, &before, &facts);
         let (acted_on, removed) = (None, false);
         Ok(Some(Self { pool, record, facts, assignment, before, acted_on, removed }))
     }
@@ -109,7 +117,7 @@ impl Loaded {
 
     /// Leaves everything as it was found.
     pub(super) fn undo(&mut self) {
-        self.assignment = Assignment::new(self.record.desktop.clone(), self.before.clone());
+        self.assignment = joined(&self.record, &self.before, &self.facts);
         self.removed = false;
     }
 
@@ -263,6 +271,16 @@ impl Loaded {
     }
 }
 
+/// Joins what was read, as the domain looks at it.
+fn joined(
+    record: &DesktopRecord,
+    sessions: &BTreeMap<SessionId, session::State>,
+    facts: &BTreeMap<SessionId, Facts>,
+) -> Assignment {
+    let ends = facts.iter().filter_map(|(sid, facts)| Some((*sid, facts.ends_at?)));
+    Assignment::new(record.desktop.clone(), sessions.clone()).with_ends(ends)
+}
+
 /// An assignment that breaks its invariant, or a desktop that contradicts its
 /// session.
 pub(super) fn corrupt(_: Refused) -> StoreError {
@@ -275,6 +293,7 @@ pub(super) fn read_session(
 ) -> Result<Option<(SessionId, session::State, Facts)>, StoreError> {
     let columns = Columns::of("session", row);
     let Some(sid) = columns.optional_id("sid")? else { return Ok(None) };
+    let began = columns.time("created_at")?;
     let facts = Facts {
         user: columns.parse("user")?,
         link: LinkNumber(columns.get::<i64>("link")?.cast_unsigned()),
@@ -282,6 +301,10 @@ pub(super) fn read_session(
         boot: columns.optional_id("boot")?,
         exporter: columns.optional_digest("exporter")?,
         incarnation: Incarnation(columns.unsigned("incarnation")?),
+        policy: columns.optional_json("policy")?,
+        class: columns.get("class")?,
+        arrival: Arrival { began, password_at: columns.time("password_at")? },
+        ends_at: columns.optional_time("ends_at")?,
     };
     Ok(Some((SessionId(sid), row::session_state(&columns)?, facts)))
 }

@@ -152,7 +152,8 @@ impl SessionEvent {
     fn close_link(&self, number: LinkNumber, batch: &mut Batch) {
         batch
             .add(
-                "UPDATE links SET ended_at = ?, ended_by = ?, up = ?, down = ?, last_byte_at = ? \
+                "UPDATE links SET ended_at = ?, ended_by = ?, up = ?, down = ?, last_byte_at = ?, \
+                 input_minutes = ? \
                  WHERE sid = ? AND number = ?",
                 1,
             )
@@ -161,6 +162,7 @@ impl SessionEvent {
             .bind(self.carried.map(|carried| carried.up.cast_signed()))
             .bind(self.carried.map(|carried| carried.down.cast_signed()))
             .bind(self.carried.map(|carried| row::millis(carried.last_byte_at)))
+            .bind(self.carried.and_then(|carried| carried.input_minutes))
             .bind(row::bytes(self.sid.0))
             .bind(number.0.cast_signed());
     }
@@ -228,6 +230,8 @@ impl Command for Due {
         let rows = sqlx::query(
             "SELECT * FROM (SELECT desktop FROM sessions WHERE deadline <= ?1 \
                ORDER BY deadline LIMIT ?2) \
+             UNION SELECT * FROM (SELECT desktop FROM sessions WHERE ends_at <= ?1 \
+               AND state <> 'ended' AND state <> 'ending' ORDER BY ends_at LIMIT ?2) \
              UNION SELECT * FROM (SELECT desktop FROM sessions WHERE state <> 'ended' \
                AND state = 'ending' ORDER BY random() LIMIT ?2) \
              UNION SELECT * FROM (SELECT id FROM desktops WHERE state = 'recycling' \

@@ -43,7 +43,7 @@ macro_rules! sessions {
     ($where:literal) => {
         concat!(
             "SELECT s.sid, s.user, u.display_name, s.pool, s.desktop, s.seat, s.state, \
-             s.deadline, s.cause, s.created_at, s.class, s.epoch, s.link, s.gateway, s.key \
+             s.deadline, s.cause, s.created_at, s.ends_at, s.class, s.epoch, s.link, s.gateway, s.key \
              FROM sessions s JOIN people u ON u.user = s.user ",
             $where
         )

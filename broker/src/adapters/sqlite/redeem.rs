@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 use sqlx::SqliteConnection;
 use tegata_domain::assignment::Refused;
+use tegata_domain::pool::terms::{Takeover, Terms};
 use tegata_domain::session::Event;
 use tegata_domain::ticket::{Standing, judge, judge_grant};
 use tegata_proto::code::Code;
@@ -66,7 +67,8 @@ impl Redeem {
         let lives =
             loaded.assignment.sessions.get(&self.claims.sid).is_some_and(|state| state.is_live());
         if used.same && lives {
-            Ok(self.answer(loaded, used.incarnation))
+            let facts = loaded.facts.get(&self.claims.sid).ok_or(Code::SessionEnded)?;
+            Ok(self.answer(loaded, facts, used.incarnation))
         } else {
             Err(Code::TicketUsed)
         }
@@ -92,11 +94,15 @@ impl Redeem {
         match judged {
             Ok(()) => {}
             Err(Code::LinkStale) if self.repeats(&facts) => {
-                return Ok(Ok(self.answer(&loaded, facts.incarnation)));
+                return Ok(Ok(self.answer(&loaded, &facts, facts.incarnation)));
             }
             Err(code) => return Ok(Err(code)),
         }
-        let Some(incarnation) = self.incarnation(&facts) else {
+        let terms = loaded.pool.terms(&self.class);
+        if let Err(code) = self.judge_place(&terms, &facts, &loaded) {
+            return Ok(Err(code));
+        }
+        let Some(incarnation) = self.incarnation(&facts, &terms) else {
             return Ok(Err(Code::ResumeLost));
         };
         let rules = loaded.pool.rules();
@@ -117,16 +123,30 @@ impl Redeem {
         };
         let followups = loaded.followups(effects);
         let mut batch = Batch::new();
-        self.save(incarnation, &mut batch);
+        self.save(incarnation, &terms, &facts, &mut batch)?;
         loaded.acts_on(sid);
-        let actor = Actor::User(facts.user);
+        let actor = Actor::User(facts.user.clone());
         loaded.save(&mut batch, &actor, event_name(event), self.now, |of, audit| {
             if of == sid {
                 self.note(audit);
             }
         })?;
         batch.run(tx).await?;
-        Ok(Ok(Redeemed { followups, ..self.answer(&loaded, incarnation) }))
+        Ok(Ok(Redeemed { followups, ..self.answer(&loaded, &facts, incarnation) }))
+    }
+
+    /// Judges whether the session may have a link from where this one comes, and this
+    /// one beside those of others.
+    fn judge_place(&self, terms: &Terms, facts: &Facts, loaded: &Loaded) -> Result<(), Code> {
+        terms.judge(facts.arrival, self.now)?;
+        let takes_over = match self.kind {
+            TokenKind::Ticket => loaded.assignment.is_carried_beside(self.claims.sid),
+            TokenKind::Resume => false,
+        };
+        match loaded.pool.raw().takeover {
+            Takeover::Refuse if takes_over => Err(Code::InUse),
+            Takeover::Refuse | Takeover::Allow => Ok(()),
+        }
     }
 
     /// Tells whether the session's last link was let in by this very grant.
@@ -138,14 +158,16 @@ impl Redeem {
     }
 
     /// Returns which connection to the desktop the link is on: the one that is to
-    /// be gone on with, if this gateway has it, or else a new one.
-    fn incarnation(&self, facts: &Facts) -> Option<Incarnation> {
+    /// be gone on with, if this gateway has it and it was made for what the thin
+    /// client may do now, or else a new one.
+    fn incarnation(&self, facts: &Facts, terms: &Terms) -> Option<Incarnation> {
         match (self.kind, self.resume) {
             (TokenKind::Ticket | TokenKind::Resume, None) => {
                 Some(Incarnation(facts.incarnation.0 + 1))
             }
             (TokenKind::Resume, Some(kept)) => {
-                (kept == facts.incarnation && facts.boot == Some(self.boot)).then_some(kept)
+                let is_there = kept == facts.incarnation && facts.boot == Some(self.boot);
+                (is_there && facts.policy == Some(terms.policy)).then_some(kept)
             }
             (TokenKind::Ticket, Some(_)) => None,
         }
@@ -162,14 +184,16 @@ impl Redeem {
         }
     }
 
-    fn answer(&self, loaded: &Loaded, incarnation: Incarnation) -> Redeemed {
-        let pool = loaded.pool.raw();
+    fn answer(&self, loaded: &Loaded, facts: &Facts, incarnation: Incarnation) -> Redeemed {
+        let (pool, terms) = (loaded.pool.raw(), loaded.pool.terms(&self.class));
         Redeemed {
             sid: self.claims.sid,
             epoch: loaded.record.desktop.epoch,
             target: loaded.record.address,
             protocol: pool.protocol,
-            policy: pool.policy,
+            policy: terms.policy,
+            idle: terms.idle,
+            ends_at: terms.ends_at(facts.arrival),
             gateways: pool.gateways.clone(),
             incarnation,
             hold: loaded.pool.hold(),
@@ -178,7 +202,13 @@ impl Redeem {
         }
     }
 
-    fn save(&self, incarnation: Incarnation, batch: &mut Batch) {
+    fn save(
+        &self,
+        incarnation: Incarnation,
+        terms: &Terms,
+        facts: &Facts,
+        batch: &mut Batch,
+    ) -> Result<(), StoreError> {
         let sid = row::bytes(self.claims.sid.0);
         let incarnation = i64::try_from(incarnation.0).unwrap_or(i64::MAX);
         let link = self.link.0.cast_signed();
@@ -205,7 +235,8 @@ impl Redeem {
         batch
             .add(
                 "UPDATE sessions SET link = ?, gateway = ?, boot = ?, class = ?, \
-                 incarnation = ?, key = ?, exporter = ? WHERE sid = ?",
+                 incarnation = ?, key = ?, exporter = ?, policy = ?, ends_at = ? \
+                 WHERE sid = ?",
                 1,
             )
             .bind(link)
@@ -215,6 +246,9 @@ impl Redeem {
             .bind(incarnation)
             .bind(self.claims.cnf.jkt.0.to_vec())
             .bind(self.exporter.0.to_vec())
+            .bind(row::json(&terms.policy)?)
+            .bind(terms.ends_at(facts.arrival).map(row::millis))
             .bind(sid);
+        Ok(())
     }
 }

@@ -157,6 +157,15 @@ impl<'r> Columns<'r> {
     pub(super) fn json<T: DeserializeOwned>(&self, column: &'static str) -> Result<T, StoreError> {
         serde_json::from_str(self.get(column)?).map_err(|_| self.corrupt())
     }
+
+    pub(super) fn optional_json<T: DeserializeOwned>(
+        &self,
+        column: &'static str,
+    ) -> Result<Option<T>, StoreError> {
+        self.get::<Option<&str>>(column)?
+            .map(|text| serde_json::from_str(text).map_err(|_| self.corrupt()))
+            .transpose()
+    }
 }
 
 /// The columns of a desktop that [`desktop`] reads.
@@ -298,6 +307,7 @@ pub(super) fn session(row: &SqliteRow) -> Result<SessionRecord, StoreError> {
         desktop_name: columns.parse("seat")?,
         state: session_state(&columns)?,
         created_at: columns.time("created_at")?,
+        ends_at: columns.optional_time("ends_at")?,
         class: columns.get("class")?,
         epoch: Epoch(columns.unsigned("epoch")?),
         link: LinkNumber(columns.get::<i64>("link")?.cast_unsigned()),
@@ -324,6 +334,9 @@ pub(super) fn spec(pool: &Pool) -> Result<String, StoreError> {
         security: raw.security,
         sign_on: raw.sign_on,
         policy: raw.policy,
+        limits: raw.limits,
+        by_class: raw.by_class.clone(),
+        takeover: raw.takeover,
         entitlements: raw.entitlements.clone(),
         gateways: raw.gateways.clone(),
         hold_ms: raw.hold_ms,

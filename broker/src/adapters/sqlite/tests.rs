@@ -91,7 +91,7 @@ async fn a_file_of_a_newer_version_is_refused() {
     let Err(OpenError::Schema(_, SchemaError::Newer { found, known })) = open(&path).await else {
         panic!("it was opened");
     };
-    assert_eq!((found, known), (99, 3));
+    assert_eq!((found, known), (99, 4));
 }
 
 #[tokio::test]
@@ -101,12 +101,12 @@ async fn a_file_from_before_people_could_come_back_is_read_as_it_was_meant() {
     let mut office = Office::<Folder>::with_desktops(1).await;
     let sato = office.work("sato").await;
     let mut conn = office.bench.connect().await;
-    for statement in [
+    for statement in BACK_TO_3.into_iter().chain([
         "ALTER TABLE sessions DROP COLUMN key",
         "ALTER TABLE sessions DROP COLUMN exporter",
         "UPDATE pools SET spec = json_set(spec, '$.grace_ms', 60000)",
         "PRAGMA user_version = 2",
-    ] {
+    ]) {
         sqlx::query(statement).execute(&mut conn).await.unwrap();
     }
     conn.close().await.unwrap();
@@ -118,6 +118,55 @@ async fn a_file_from_before_people_could_come_back_is_read_as_it_was_meant() {
     office.come_back(&sato, 2).await.expect("their grant is good");
     let session = office.store().session(sato.sid).await.unwrap().unwrap();
     assert!(matches!(session.state, State::Returning { .. }) && session.key.is_some());
+}
+
+/// What makes the tables of version 4 those of version 3.
+const BACK_TO_3: [&str; 7] = [
+    "DROP TABLE moves",
+    "DROP INDEX sessions_timed",
+    "ALTER TABLE links DROP COLUMN input_minutes",
+    "ALTER TABLE sessions DROP COLUMN policy",
+    "ALTER TABLE sessions DROP COLUMN ends_at",
+    "ALTER TABLE sessions DROP COLUMN password_at",
+    "PRAGMA user_version = 3",
+];
+
+#[tokio::test]
+async fn a_file_from_before_places_mattered_has_open_pools_and_passwords_as_old_as_sessions() {
+    use std::time::Duration;
+    use tegata_domain::pool::terms::{ByClass, Limits, Takeover};
+    use tegata_proto::code::Code;
+
+    use crate::ports::store::RedeemError;
+    let mut office = Office::<Folder>::with_desktops(1).await;
+    let sato = office.work("sato").await;
+    let mut conn = office.bench.connect().await;
+    for statement in BACK_TO_3.into_iter().chain([
+        "UPDATE pools SET spec = json_remove(spec, '$.limits', '$.by_class', '$.takeover')",
+    ]) {
+        sqlx::query(statement).execute(&mut conn).await.unwrap();
+    }
+    conn.close().await.unwrap();
+    office.bench = office.bench.reopen().await;
+    let pools = office.store().pools().await.unwrap();
+    let raw = pools[0].raw();
+    assert_eq!((raw.limits, raw.takeover), (Limits::default(), Takeover::Allow));
+    let session = office.store().session(sato.sid).await.unwrap().unwrap();
+    assert_eq!(session.ends_at, None);
+
+    let mut young = crate::ports::store::contract::keiri(1);
+    young.by_class = vec![ByClass {
+        class: "telework".into(),
+        allowed: true,
+        policy: None,
+        limits: Limits::default(),
+        password_age_ms: Some(1_000),
+    }];
+    office.put(young).await.unwrap();
+    office.come_back(&sato, 2).await.expect("it was typed this very second");
+    office.wait(Duration::from_millis(1_001));
+    let refused = office.come_back(&sato, 3).await;
+    assert!(matches!(refused, Err(RedeemError::Refused(Code::LoginAgain))), "{refused:?}");
 }
 
 #[tokio::test]

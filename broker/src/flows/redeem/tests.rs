@@ -327,6 +327,7 @@ async fn a_link_that_was_ended_does_not_speak_for_what_its_gateway_keeps() {
             bytes_down: 2,
             attached_for: Duration::ZERO,
             last_byte_at: None,
+            input_minutes: None,
         })
         .await;
     let cause = Cause::Administrator;

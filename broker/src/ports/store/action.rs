@@ -28,6 +28,9 @@ pub const SESSION_STARTING: &str = "session.starting";
 /// A grant opened a link: `jti`, `link`, `gateway`, `class`, and `resumed` if it goes
 /// on with the connection to the desktop that its gateway has kept.
 pub const SESSION_RETURNED: &str = "session.returned";
+/// A link was found to come from another network: `link`, the classes `from` and `to`,
+/// and `code` where the session may not go on from there.
+pub const SESSION_CLASS_CHANGED: &str = "session.class_changed";
 /// A link carries a session.
 pub const SESSION_ACTIVE: &str = "session.active";
 /// No link carries a session any more: `event` says why.

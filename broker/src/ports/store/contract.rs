@@ -5,6 +5,7 @@
 
 pub(crate) mod assigning;
 pub(crate) mod keeping;
+pub(crate) mod places;
 pub(crate) mod pools;
 pub(crate) mod redeeming;
 pub(crate) mod returning;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tegata_domain::desktop::{Observation, Probe, State};
+use tegata_domain::pool::terms::{Limits, Takeover};
 use tegata_domain::pool::{FixedDesktop, Kind, Pool, RawPool, Reuse};
 use tegata_domain::session;
 use tegata_domain::time::Timestamp;
@@ -67,6 +69,12 @@ macro_rules! contract_tests {
                 a_return_that_takes_too_long_is_closed_and_leaves_the_session
                 a_new_login_takes_over_from_whoever_came_back
                 a_return_is_there_after_a_crash;
+            places: a_pool_that_is_not_open_from_a_network_opens_no_link_from_there
+                a_password_that_is_too_old_for_a_network_is_asked_for_again
+                a_link_that_moves_is_judged_again_and_written_down_once
+                a_connection_is_gone_on_with_only_for_what_it_was_made_for
+                a_session_ends_when_its_time_is_over_and_not_before
+                nobody_is_taken_over_where_the_pool_says_so;
             sessions: a_day_leaves_one_record_for_each_change
                 the_end_of_an_older_link_changes_nothing
                 a_deadline_that_passed_is_settled_even_by_a_refused_event
@@ -199,6 +207,7 @@ impl<B: Bench> Office<B> {
             source: "192.0.2.1/32".into(),
             device: None,
             txn: "5eed".into(),
+            password_at: self.now,
             now: self.now,
         }
     }
@@ -274,7 +283,9 @@ impl<B: Bench> Office<B> {
         event: session::Event,
         link: Option<LinkNumber>,
     ) -> Result<Vec<Followup>, EventError> {
-        let carried = Some(Carried { up: 1, down: u64::MAX, last_byte_at: self.now });
+        let carried =
+            Carried { up: 1, down: u64::MAX, last_byte_at: self.now, input_minutes: None };
+        let carried = Some(carried);
         let event = SessionEvent { sid, event, link, carried, actor: Actor::Broker, now: self.now };
         self.store().session_event(event).await
     }
@@ -344,6 +355,9 @@ pub(crate) fn keiri(count: u16) -> RawPool {
         security: Some(Security::Tls),
         sign_on: SignOn::Prompt,
         policy: Policy::default(),
+        limits: Limits::default(),
+        by_class: vec![],
+        takeover: Takeover::Allow,
         entitlements: vec![],
         gateways: "default".parse().unwrap(),
         hold_ms: 180_000,
