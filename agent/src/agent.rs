@@ -3,10 +3,9 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
-use quinn::{Connection, Endpoint, TransportConfig};
+use quinn::Endpoint;
 use tegata_proto::PROTOCOL_VERSION;
 use tegata_proto::code::Code;
 use tegata_proto::frame::{LIMIT_AFTER, LIMIT_BEFORE};
@@ -16,7 +15,7 @@ use tegata_proto::proof::Purpose;
 use tokio::time::timeout;
 
 use crate::identity::Identity;
-use crate::link::{self, Candidate, Frames, LinkError};
+use crate::link::{self, Candidate, Connection, Dialler, Field, Frames, LinkError};
 use crate::login::{Login, LoginRefused, Step, VERSION, Wishes};
 use crate::progress::{Event, Person};
 use crate::trust::{Authority, Expected};
@@ -31,9 +30,7 @@ const PATIENCE: Duration = Duration::from_mins(10);
 /// Makes connections for any number of runs.
 #[derive(Debug, Clone)]
 pub struct Agent {
-    pub(crate) endpoint: Endpoint,
-    pub(crate) authority: Authority,
-    pub(crate) transport: Arc<TransportConfig>,
+    pub(crate) dialler: Dialler,
     locale: String,
 }
 
@@ -88,8 +85,7 @@ impl Agent {
 
     /// Uses an endpoint that is already there.
     pub fn over(endpoint: Endpoint, authority: Authority) -> Self {
-        let transport = Arc::new(link::transport());
-        Self { endpoint, authority, transport, locale: "en".into() }
+        Self { dialler: Dialler::new(endpoint, authority), locale: "en".into() }
     }
 
     /// Names the person's language to brokers, as BCP 47.
@@ -113,17 +109,17 @@ impl Agent {
             .into_iter()
             .map(|address| Candidate { address, expected: Expected::Broker })
             .collect();
-        let (broker, connection) =
-            link::race(&self.endpoint, &self.authority, &self.transport, &candidates).await?;
-        person.tell(&Event::Connected { address: broker.address });
+        let (broker, connection) = self.dialler.race(&Field::of(candidates)).await?;
+        let transport = connection.transport();
+        person.tell(&Event::Connected { address: broker.address, transport });
         let outcome = self.converse(&connection, identity, wishes, person).await;
-        link::close(&connection);
+        connection.close();
         outcome
     }
 
     /// Waits until the peers have been told that their connections are closed.
     pub async fn farewell(&self) {
-        self.endpoint.wait_idle().await;
+        self.dialler.wait_idle().await;
     }
 
     async fn converse<P: Person>(
@@ -133,9 +129,9 @@ impl Agent {
         wishes: &Wishes,
         person: &mut P,
     ) -> Result<TicketAnswer, LoginError> {
-        let (mut say, hear) = connection.open_bi().await.map_err(LinkError::Lost)?;
+        let (mut say, hear) = connection.open().await?;
         let mut hear = Frames::new(hear);
-        let exporter = link::exporter(connection)?;
+        let exporter = connection.exporter()?;
         let hello = AgentMessage::Hello(Hello {
             v: PROTOCOL_VERSION,
             agent_version: VERSION.into(),

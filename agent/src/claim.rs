@@ -1,29 +1,33 @@
 //! An agent's claim to its session: what it needs to come back, and the way back.
 //!
-//! What a try asks for and when it is made is decided by [`crate::comeback`].
+//! What a try asks for and when it is made is decided by [`crate::comeback`]; the change
+//! of transport while a link carries is [`crossing`].
+
+mod crossing;
 
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aws_lc_rs::rand;
-use quinn::Connection;
 use tegata_proto::claims::TOKEN_MAX;
 use tegata_proto::code::Code;
 use tegata_proto::encoding::Secret;
 use tegata_proto::id::{GatewayId, Incarnation, LinkNumber};
 use tegata_proto::login::{Failure, Gateway, TicketAnswer};
-use tegata_proto::session::{Attached, Channel, Mode, Resume, Right};
+use tegata_proto::session::{AgentMessage, Attached, Channel, Mode, Resume, Right};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
+
+pub(crate) use crossing::Crossings;
 
 use crate::agent::Agent;
 use crate::attach::Next;
 use crate::comeback::{self, Comeback, QUICK, SHORT_LIFE, Wish};
 use crate::identity::Identity;
-use crate::link::{self, Candidate, LinkError};
+use crate::link::{self, Candidate, Connection, Field, LinkError};
 use crate::relay::Account;
-use crate::session::{self, ATTACH_DEADLINE, AttachError, Control, SILENCE, Session};
+use crate::session::{self, ATTACH_DEADLINE, Answer, AttachError, Control, SILENCE, Session};
 
 /// How long an attach that goes on with a session may take: longer than a gateway
 /// waits for its broker.
@@ -174,13 +178,7 @@ impl Claim {
                                 Some(_) => RESUME_DEADLINE,
                                 None => ATTACH_DEADLINE,
                             };
-                            let answer = tokio::select! {
-                                answer = session::ask(connection.clone(), attach, deadline) => answer,
-                                () = silent(&connection) => {
-                                    link::close(&connection);
-                                    Err(LinkError::Silent.into())
-                                }
-                            };
+                            let answer = ask(connection, attach, deadline).await;
                             (link, candidate, resume, answer)
                         });
                     }
@@ -272,12 +270,9 @@ impl Claim {
     ) -> Result<(Candidate, Connection), LinkError> {
         let quick_until = since + QUICK;
         if Instant::now() < quick_until {
-            let home = self.candidates(true);
-            let Agent { endpoint, authority, transport, .. } = agent;
-            link::insist(endpoint, authority, transport, &home, quick_until).await
+            agent.dialler.insist(&Field::of(self.candidates(true)), quick_until).await
         } else {
-            let all = self.candidates(false);
-            link::race(&agent.endpoint, &agent.authority, &agent.transport, &all).await
+            agent.dialler.race(&Field::of(self.candidates(false))).await
         }
     }
 
@@ -372,12 +367,24 @@ pub(crate) fn received(attached: &Attached) -> u64 {
     attached.received.get(&Channel::Rdp).copied().unwrap_or(0)
 }
 
+/// Asks over a new connection, and does not wait for one that is dead.
+async fn ask(connection: Connection, attach: AgentMessage, deadline: Duration) -> Answer {
+    tokio::select! {
+        answer = session::ask(connection.clone(), attach, deadline) => answer,
+        () = silent(&connection) => {
+            connection.close();
+            Err(LinkError::Silent.into())
+        }
+    }
+}
+
 /// Waits until a connection that has just been spoken to has turned out to be dead:
 /// nothing at all arrives over it.
 async fn silent(connection: &Connection) {
-    let before = connection.stats().udp_rx.datagrams;
+    let before = connection.heard();
+    connection.probe();
     sleep(SILENCE.max(connection.rtt() * SILENCE_RTT)).await;
-    if connection.stats().udp_rx.datagrams != before {
+    if connection.heard() != before {
         std::future::pending::<()>().await;
     }
 }

@@ -1,6 +1,7 @@
 //! For tests: an authority, and brokers and gateways that do as a test says.
 
 mod desk;
+mod guest;
 mod wire;
 
 use std::future::Future;
@@ -10,7 +11,7 @@ use std::time::Duration;
 
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 use quinn::crypto::rustls::QuicServerConfig;
-use quinn::{Connection, Endpoint, EndpointConfig, RecvStream, SendStream, TokioRuntime};
+use quinn::{Endpoint, EndpointConfig, TokioRuntime};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, PublicKeyData as _,
     SanType, date_time_ymd,
@@ -34,19 +35,22 @@ use tegata_proto::session::{
     self, Attach, Attached, GatewayMessage, GatewaySelf, Mode, Open, Right,
 };
 use tegata_proto::{ALPN_LOGIN, ALPN_SESSION};
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
 
 use crate::identity::{sha256, token_digest};
-use crate::link::{self, Frames, LinkError};
+use crate::link::{self, Frames, LinkError, RecvStream, SendStream};
 use crate::progress::{Event, Person};
 use crate::{Agent, Authority, Wishes};
 
 pub(crate) use desk::{Desk, known};
+pub(crate) use guest::Guest;
 pub(crate) use wire::Wire;
 
 /// How long a test waits for what has to come.
-pub(crate) const SOON: Duration = Duration::from_secs(20);
+pub(crate) const SOON: Duration = Duration::from_secs(40);
 
 /// An authority and its key.
 pub(crate) struct Ca(CertifiedIssuer<'static, KeyPair>);
@@ -98,12 +102,14 @@ impl Leaf {
 /// A place with one authority; everything in it ends with it.
 pub(crate) struct Office {
     pub(crate) ca: Ca,
+    /// Whether what is started from now on is reached by TCP too.
+    pub(crate) has_tcp: bool,
     tasks: JoinSet<()>,
 }
 
 impl Office {
     pub(crate) fn new() -> Self {
-        Self { ca: Ca::new(), tasks: JoinSet::new() }
+        Self { ca: Ca::new(), has_tcp: false, tasks: JoinSet::new() }
     }
 
     pub(crate) fn agent(&self) -> Agent {
@@ -148,37 +154,80 @@ impl Office {
             .with_no_client_auth()
             .with_single_cert(vec![leaf.certificate.clone()], key)
             .expect("its own key");
-        tls.alpn_protocols = vec![alpn.to_vec()];
+        if !alpn.is_empty() {
+            tls.alpn_protocols = vec![alpn.to_vec()];
+        }
+        let acceptor = TlsAcceptor::from(Arc::new(tls.clone()));
         let crypto = QuicServerConfig::try_from(tls).expect("AES-128");
         let config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
-        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        let (socket, listener) = sockets(self.has_tcp);
         let address = socket.local_addr().expect("bound");
         let runtime = Arc::new(TokioRuntime);
         let endpoint = Endpoint::new(EndpointConfig::default(), Some(config), socket, runtime)
             .expect("an endpoint");
         self.tasks.spawn(async move {
+            let (mut coming, mut opening) = (JoinSet::new(), JoinSet::new());
             let mut peers = JoinSet::new();
             let mut number = 0;
-            while let Some(incoming) = endpoint.accept().await {
-                // A peer that was not believed never becomes one.
-                let Ok(connection) = incoming.await else { continue };
-                let Ok((say, hear)) = connection.accept_bi().await else { continue };
-                let peer = Peer { connection: connection.clone(), say, hear: Frames::new(hear) };
-                let done = with_each(number, peer);
-                number += 1;
-                peers.spawn(async move {
-                    let _ = done.await;
-                    connection.closed().await;
-                });
+            loop {
+                tokio::select! {
+                    incoming = endpoint.accept() => {
+                        let Some(incoming) = incoming else { return };
+                        coming.spawn(async { Some(Guest::Quic(incoming.await.ok()?)) });
+                    }
+                    socket = accept(listener.as_ref()) => {
+                        coming.spawn(Guest::by_tcp(acceptor.clone(), socket));
+                    }
+                    Some(come) = coming.join_next() => {
+                        // A peer that was not believed never becomes one.
+                        let Ok(Some(connection)) = come else { continue };
+                        opening.spawn(async move {
+                            let (say, hear) = connection.accept().await.ok()?;
+                            Some(Peer { connection, say, hear: Frames::new(hear) })
+                        });
+                    }
+                    Some(opened) = opening.join_next() => {
+                        let Ok(Some(peer)) = opened else { continue };
+                        let connection = peer.connection.clone();
+                        let done = with_each(number, peer);
+                        number += 1;
+                        peers.spawn(async move {
+                            let _ = done.await;
+                            connection.closed().await;
+                        });
+                    }
+                }
             }
         });
         address
     }
 }
 
+/// Takes a port of this machine, by TCP too if that is wanted.
+fn sockets(has_tcp: bool) -> (UdpSocket, Option<TcpListener>) {
+    loop {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        if !has_tcp {
+            return (socket, None);
+        }
+        let address = socket.local_addr().expect("bound");
+        // Somebody else may have the other half of it.
+        let Ok(listener) = std::net::TcpListener::bind(address) else { continue };
+        listener.set_nonblocking(true).expect("a socket");
+        return (socket, Some(TcpListener::from_std(listener).expect("a runtime")));
+    }
+}
+
+async fn accept(listener: Option<&TcpListener>) -> tokio::net::TcpStream {
+    match listener {
+        Some(listener) => listener.accept().await.expect("it listens").0,
+        None => std::future::pending().await,
+    }
+}
+
 /// The other side of an agent's connection.
 pub(crate) struct Peer {
-    pub(crate) connection: Connection,
+    pub(crate) connection: Guest,
     pub(crate) say: SendStream,
     pub(crate) hear: Frames,
 }
@@ -219,7 +268,7 @@ impl Peer {
         attached: Attached,
     ) -> Result<(SendStream, RecvStream), LinkError> {
         self.say(&GatewayMessage::Attached(Box::new(attached))).await?;
-        let (send, recv) = self.connection.accept_bi().await.map_err(LinkError::Lost)?;
+        let (send, recv) = self.connection.accept().await?;
         let mut frames = Frames::new(recv);
         let _: Open = frames.next(LIMIT_BEFORE).await?;
         Ok((send, frames.into_rest()))
@@ -249,13 +298,13 @@ impl Peer {
 }
 
 fn assert_proof(
-    connection: &Connection,
+    connection: &Guest,
     key: PublicKey,
     purpose: Purpose,
     link: LinkNumber,
     proof: &Proof,
 ) {
-    let exporter = link::exporter(connection).expect("after the handshake");
+    let exporter = connection.exporter();
     UnparsedPublicKey::new(&ED25519, key.bytes())
         .verify(&proof::signed_bytes(purpose, &exporter, link), &proof.0)
         .expect("a proof of this connection");

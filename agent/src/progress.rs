@@ -11,6 +11,7 @@ use tegata_proto::code::Code;
 use tegata_proto::id::{GatewayId, LinkNumber, PoolName, SeatName, SessionId};
 use tegata_proto::login::{OfferState, PoolOffer};
 
+use crate::link::Transport;
 use crate::words::{Language, Phrase};
 
 /// Something that happened on the way to the desktop, or on it.
@@ -29,6 +30,8 @@ pub enum Event {
     Connected {
         /// Where it is.
         address: SocketAddr,
+        /// What carries the login.
+        transport: Transport,
     },
     /// The directory said yes.
     Authenticated {
@@ -63,6 +66,8 @@ pub enum Event {
         gateway: GatewayId,
         /// Where it is.
         address: SocketAddr,
+        /// What carries the link.
+        transport: Transport,
         /// The number of the link.
         link: LinkNumber,
         /// Where `--forward` waits for its one connection.
@@ -77,11 +82,16 @@ pub enum Event {
     Resumed {
         /// How long it stood still.
         gap_ms: u64,
+        /// What carries it now.
+        transport: Transport,
     },
-    /// This machine is on another network, and the connection has gone with it.
+    /// This machine is on another network, and the connection has gone with it; or it
+    /// has changed from TCP to QUIC.
     Migrated {
         /// How long that took.
         gap_ms: u64,
+        /// What carries it now.
+        transport: Transport,
     },
     /// The gateway or an administrator has something to tell.
     Notice {
@@ -184,7 +194,7 @@ impl<W: Write + Send> Person for Plain<W> {
     fn tell(&mut self, event: &Event) {
         match event {
             Event::Connecting { server } => self.phrase(Phrase::Connecting, server),
-            Event::Connected { address } => self.phrase(Phrase::Connected, address),
+            Event::Connected { address, .. } => self.phrase(Phrase::Connected, address),
             Event::Authenticated { display_name } => {
                 self.phrase(Phrase::Authenticated, display_name);
             }
@@ -276,7 +286,7 @@ mod tests {
         let mut person = Json::new(&mut out, Instant::now());
         person.tell(&Event::Ended { code: Code::LoggedOff });
         person.tell(&Event::FirstByte);
-        person.tell(&Event::Resumed { gap_ms: 250 });
+        person.tell(&Event::Resumed { gap_ms: 250, transport: Transport::Tcp });
         let text = String::from_utf8(out).expect("JSON is UTF-8");
         let lines: Vec<serde_json::Value> =
             text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
@@ -288,6 +298,7 @@ mod tests {
         assert_eq!(lines[1]["event"], "first_byte");
         assert!(lines[1]["elapsed_ms"].is_u64());
         assert_eq!((&lines[2]["event"], &lines[2]["gap_ms"]), (&"resumed".into(), &250.into()));
+        assert_eq!(lines[2]["transport"], "tcp");
     }
 
     #[test]

@@ -12,7 +12,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use quinn::{RecvStream, SendStream, WriteError};
 use tegata_proto::id::LinkNumber;
 use tegata_proto::policy::Security;
 use tegata_proto::replay::{BadOffset, Receipt, Replay};
@@ -20,11 +19,11 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::timeout;
 
-use crate::link::{CHUNK_MAX, LinkError, lost};
+use crate::link::{CHUNK_MAX, LinkError, RecvStream, SendStream};
 use crate::viewer::x224::{self, NotSecured, Verdict};
 
 /// Bytes of a viewer's that are kept until the gateway has acknowledged them;
-/// less than may wait in QUIC, so that a dead link never stops its own watch.
+/// less than may wait in a connection, so that a dead link never stops its own watch.
 const REPLAY: u64 = 1024 * 1024;
 
 /// Longest piece read from a viewer at once, in bytes.
@@ -403,28 +402,19 @@ async fn up(
     loop {
         let mut unsent = account.unsent(link);
         if unsent.is_none() && source.has_ended {
-            let _ = send.finish();
+            send.finish();
             return Stopped::Ended(End::Viewer);
         }
         let has_room = account.has_room();
         let written = async {
             let chunk = unsent.as_mut()?;
-            Some(send.write_chunks(std::slice::from_mut(chunk)).await)
+            Some(send.write(chunk).await)
         };
         tokio::select! {
             biased;
             Some(written) = written => match written {
-                Ok(written) => account.advance(link, written.bytes),
-                Err(WriteError::ConnectionLost(error)) => {
-                    return Stopped::Cut(LinkError::Lost(error));
-                }
-                // The gateway closes what it has no use for any more, and says why
-                // elsewhere.
-                Err(
-                    WriteError::Stopped(_)
-                    | WriteError::ClosedStream
-                    | WriteError::ZeroRttRejected,
-                ) => return Stopped::Cut(LinkError::Silent),
+                Ok(written) => account.advance(link, written),
+                Err(error) => return Stopped::Cut(error),
             },
             () = source.read(account), if has_room && !source.has_ended => {}
             () = account.room.notified(), if !has_room => {}
@@ -457,13 +447,13 @@ async fn down(
             is_behind = false;
             account.caught_up();
         }
-        let mut bytes = match recv.read_chunk(wanted.max(again), true).await {
-            Ok(Some(chunk)) => chunk.bytes,
+        let mut bytes = match recv.read(wanted.max(again)).await {
+            Ok(Some(bytes)) => bytes,
             Ok(None) => {
                 let _ = sink.viewer.shutdown().await;
                 return Stopped::Ended(End::Desktop);
             }
-            Err(error) => return Stopped::Cut(lost(error)),
+            Err(error) => return Stopped::Cut(error),
         };
         *from += bytes.len() as u64;
         bytes.advance(again.min(bytes.len()));

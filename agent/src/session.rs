@@ -6,7 +6,6 @@ use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
-use quinn::{Connection, RecvStream, SendStream};
 use tegata_proto::PROTOCOL_VERSION;
 use tegata_proto::code::Code;
 use tegata_proto::frame::{LIMIT_AFTER, LIMIT_BEFORE};
@@ -23,7 +22,9 @@ use tokio::time::{Instant, sleep_until, timeout};
 use crate::agent::Agent;
 use crate::attach::{Attempts, Next, Shown};
 use crate::identity::{Identity, token_digest};
-use crate::link::{self, Candidate, Frames, LinkError, Voice};
+use crate::link::{
+    self, Candidate, Connection, Field, Frames, LinkError, RecvStream, SendStream, Transport, Voice,
+};
 use crate::trust::Expected;
 
 /// How long an attach may be silent before another is begun beside it.
@@ -62,6 +63,8 @@ pub struct Session {
 #[derive(Debug)]
 pub struct Control {
     pub(crate) connection: Connection,
+    /// When the link was asked for.
+    pub(crate) asked: Instant,
     pub(crate) say: Voice,
     pub(crate) hear: Frames,
 }
@@ -105,7 +108,7 @@ impl Agent {
     /// Takes a ticket to one of its gateways and opens the desktop's stream.
     ///
     /// Handshakes race; attaches go one at a time, and a second one beside a
-    /// silent first only where there is another address.
+    /// silent first only where there is another address, or TCP where QUIC is silent.
     ///
     /// # Errors
     ///
@@ -115,23 +118,23 @@ impl Agent {
         identity: &Identity,
         answer: &TicketAnswer,
     ) -> Result<Session, AttachError> {
-        let candidates = candidates(answer);
+        let field = Field::of(candidates(answer));
         let arrived = Instant::now();
         let mut attempts = Attempts::default();
         let mut answers = JoinSet::new();
         // When to connect next, and to whom; and which attach is being timed.
-        let mut dial = Some((Instant::now(), candidates.clone()));
-        let mut timed: Option<(LinkNumber, SocketAddr, Instant)> = None;
+        let mut dial = Some((Instant::now(), field.clone()));
+        let mut timed: Option<(LinkNumber, (Candidate, Transport), Instant)> = None;
         loop {
             let dialling = async {
-                let (when, candidates) = dial.as_ref()?;
+                let (when, field) = dial.as_ref()?;
                 sleep_until(*when).await;
-                Some(link::race(&self.endpoint, &self.authority, &self.transport, candidates).await)
+                Some(self.dialler.race(field).await)
             };
             let silence = async {
-                let (link, address, since) = timed?;
-                sleep_until(since + SILENCE).await;
-                Some((link, address))
+                let (link, silent, since) = timed.as_ref()?;
+                sleep_until(*since + SILENCE).await;
+                Some((*link, silent.clone()))
             };
             tokio::select! {
                 Some(connected) = dialling => {
@@ -141,7 +144,8 @@ impl Agent {
                             let Some((shown, link)) = attempts.begin() else {
                                 return Err(AttachError::Refused(Code::LinkStale.into()));
                             };
-                            timed = Some((link, candidate.address, Instant::now()));
+                            let asked = (candidate.clone(), connection.transport());
+                            timed = Some((link, asked, Instant::now()));
                             let right = match shown {
                                 Shown::Ticket => Right::Ticket(answer.ticket.clone()),
                                 Shown::Grant => Right::Grant(answer.grant.clone()),
@@ -187,15 +191,14 @@ impl Agent {
                         Next::Wait => {}
                         Next::Again(pause) => {
                             timed = None;
-                            dial = Some((Instant::now() + pause, candidates.clone()));
+                            dial = Some((Instant::now() + pause, field.clone()));
                         }
                         Next::Stop(failure) => return Err(AttachError::Refused(failure)),
                     }
                 }
-                Some((link, silent)) = silence => {
+                Some((link, (silent, transport))) = silence => {
                     timed = None;
-                    let others: Vec<_> =
-                        candidates.iter().filter(|other| other.address != silent).cloned().collect();
+                    let others = field.without((&silent, transport));
                     if attempts.fell_silent(link) && !others.is_empty() {
                         dial = Some((Instant::now(), others));
                     }
@@ -228,7 +231,7 @@ pub(crate) fn attach(
         Right::Ticket(ticket) => Purpose::Ticket(token_digest(ticket)),
         Right::Grant(grant) => Purpose::Resume(token_digest(grant)),
     };
-    let proof = identity.prove(purpose, &link::exporter(connection)?, link);
+    let proof = identity.prove(purpose, &connection.exporter()?, link);
     let (v, key) = (PROTOCOL_VERSION, identity.public_key());
     Ok(AgentMessage::Attach(Attach { v, right, key, link, proof, resume }))
 }
@@ -239,8 +242,9 @@ pub(crate) async fn ask(
     attach: AgentMessage,
     deadline: Duration,
 ) -> Answer {
+    let begun = Instant::now();
     let asked = async {
-        let (mut say, hear) = connection.open_bi().await.map_err(LinkError::Lost)?;
+        let (mut say, hear) = connection.open().await?;
         link::say(&mut say, &attach, LIMIT_BEFORE).await?;
         let mut hear = Frames::new(hear);
         let heard = hear.next::<GatewayMessage>(LIMIT_AFTER).await?;
@@ -252,7 +256,8 @@ pub(crate) async fn ask(
     };
     let answer = match asked {
         Ok((say, hear, GatewayMessage::Attached(attached))) => {
-            return Ok((attached, Control { connection, say: Voice::new(say), hear }));
+            let (say, asked) = (Voice::new(say), begun);
+            return Ok((attached, Control { connection, asked, say, hear }));
         }
         Ok((_, _, GatewayMessage::Error(failure))) => Err(AttachError::Refused(failure)),
         Ok((
@@ -267,7 +272,7 @@ pub(crate) async fn ask(
         )) => Err(AttachError::Refused(Code::Malformed.into())),
         Err(error) => Err(AttachError::Link(error)),
     };
-    link::close(&connection);
+    connection.close();
     answer
 }
 
@@ -279,7 +284,7 @@ pub(crate) async fn opened(
     from: u64,
     next: Option<LinkNumber>,
 ) -> Result<Session, AttachError> {
-    let (mut send, recv) = control.connection.open_bi().await.map_err(LinkError::Lost)?;
+    let (mut send, recv) = control.connection.open().await?;
     link::say(&mut send, &Open { channel: Channel::Rdp }, LIMIT_BEFORE).await?;
     let (gateway, receipt) = (candidate.address, Receipt::default());
     let Expected::Gateway { id, .. } = &candidate.expected else {
@@ -302,21 +307,19 @@ impl Session {
             self.control.acknowledge(self.receipt.say())?;
         }
         self.control.say.flush().await?;
-        let chunk = self.recv.read_chunk(limit, true).await.map_err(link::lost)?;
-        let Some(chunk) = chunk else { return Ok(None) };
-        self.receipt.wrote(chunk.bytes.len() as u64);
-        Ok(Some(chunk.bytes))
+        let Some(bytes) = self.recv.read(limit).await? else { return Ok(None) };
+        self.receipt.wrote(bytes.len() as u64);
+        Ok(Some(bytes))
     }
 
     /// Ends the session from this side: says why, waits a bounded while until
     /// the gateway has all that was sent, and closes the connection.
     pub async fn bye(self, code: Code) {
         let Self { mut send, mut control, .. } = self;
-        let _ = send.finish();
-        let arrived = send.stopped();
+        send.finish();
         let told = async {
             control.bye(code).await;
-            let _ = arrived.await;
+            send.arrived().await;
         };
         let _ = timeout(FAREWELL, pin!(told)).await;
         control.close();
@@ -355,6 +358,6 @@ impl Control {
 
     /// Closes the connection at once.
     pub fn close(&self) {
-        link::close(&self.connection);
+        self.connection.close();
     }
 }

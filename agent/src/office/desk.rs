@@ -109,8 +109,8 @@ impl Desk {
             }
             let unsent = self.held().unsent();
             let down = async {
-                let chunk = unsent?;
-                Some(send.write(&chunk).await)
+                let mut chunk = unsent?;
+                Some(send.write(&mut chunk).await)
             };
             tokio::select! {
                 Some(written) = down => {
@@ -120,13 +120,13 @@ impl Desk {
                         held.replay.advance(written);
                     }
                 }
-                up = recv.read_chunk(PIECE, true) => match up {
-                    Ok(Some(chunk)) => {
-                        passed += chunk.bytes.len();
+                up = recv.read(PIECE) => match up {
+                    Ok(Some(bytes)) => {
+                        passed += bytes.len();
                         if self.held().carried != link {
                             continue;
                         }
-                        let received = self.held().write(&chunk.bytes);
+                        let received = self.held().write(&bytes);
                         let channel = Channel::Rdp;
                         peer.say(&GatewayMessage::Ack { channel, received }).await?;
                     }

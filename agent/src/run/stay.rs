@@ -82,6 +82,7 @@ impl<P: Person, N: Network> Stay<'_, P, N> {
                 session: session.attached.sid,
                 gateway: session.attached.gateway.id.clone(),
                 address: session.gateway,
+                transport: session.control.connection.transport(),
                 link: session.attached.link,
                 forward: stage.forward(),
             });

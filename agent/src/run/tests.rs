@@ -14,6 +14,7 @@ use tokio::sync::mpsc::Receiver;
 
 mod lost;
 mod path;
+mod tcp;
 
 use tegata_proto::session::GatewayMessage;
 
@@ -94,12 +95,12 @@ fn echoing(office: &mut Office, byes: &Byes) -> Gateway {
             let attach = peer.attach().await?;
             let (mut send, mut recv) = peer.carry(attach.link).await?;
             let echo = async {
-                while let Ok(Some(chunk)) = recv.read_chunk(usize::MAX, true).await {
-                    if send.write_chunk(chunk.bytes).await.is_err() {
+                while let Ok(Some(bytes)) = recv.read(usize::MAX).await {
+                    if send.write_chunk(bytes).await.is_err() {
                         break;
                     }
                 }
-                let _ = send.finish();
+                send.finish();
             };
             let heard = async {
                 loop {
@@ -119,8 +120,8 @@ fn answering(office: &mut Office, first: &'static [u8]) -> Gateway {
     office.gateway(move |_, mut peer: Peer| async move {
         let attach = peer.attach().await?;
         let (mut send, mut recv) = peer.carry(attach.link).await?;
-        let _ = recv.read_chunk(1024, true).await;
-        let _ = send.write_all(first).await;
+        let _ = recv.read(1024).await;
+        let _ = send.write_chunk(bytes::Bytes::copy_from_slice(first)).await;
         peer.connection.closed().await;
         Ok(())
     })
@@ -565,7 +566,7 @@ async fn a_frame_too_long_or_no_frame_ends_the_run_with_70() {
         let mut office = Office::new();
         let broker = office.broker(move |_, mut peer: Peer| async move {
             let _: tegata_proto::login::AgentMessage = peer.hear().await?;
-            let _ = peer.say.write_all(bytes).await;
+            let _ = peer.say.write_chunk(bytes::Bytes::copy_from_slice(bytes)).await;
             peer.connection.closed().await;
             Ok(())
         });

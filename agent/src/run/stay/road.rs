@@ -6,7 +6,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::time::Duration;
 
-use quinn::Connection;
 use tegata_proto::code::Code;
 use tegata_proto::frame::LIMIT_AFTER;
 use tegata_proto::login::Failure;
@@ -16,9 +15,9 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Ended;
 use crate::agent::Agent;
-use crate::claim::{Claim, received};
+use crate::claim::{Claim, Crossings, received};
 use crate::comeback::{Wish, is_final};
-use crate::link::{self, KEEP_ALIVE, LinkError};
+use crate::link::{Connection, KEEP_ALIVE, LinkError, Transport};
 use crate::network::Network;
 use crate::progress::{Event, Person};
 use crate::pulse::{Pulse, Sign};
@@ -42,6 +41,12 @@ pub(super) struct Road<'a> {
     outage: Option<Outage>,
     /// Another link, on its way.
     race: Option<Race<'a>>,
+    /// Whether the race is for a link from another network: the present one stays
+    /// where it is, and is left even if it lives.
+    is_leaving: bool,
+    /// When QUIC is tried next, beside a link by TCP.
+    crossings: Option<Crossings>,
+    crossing: Option<Crossing<'a>>,
     /// When a link is given up that carries no bytes, and whose gateway does not say
     /// why.
     patience: Option<Instant>,
@@ -71,6 +76,7 @@ struct Tick {
     heard: u64,
 }
 
+type Crossing<'a> = Pin<Box<dyn Future<Output = Option<Box<Session>>> + Send + 'a>>;
 type Race<'a> = Pin<Box<dyn Future<Output = Result<Box<Session>, Failure>> + Send + 'a>>;
 
 /// What the way wants.
@@ -90,6 +96,9 @@ pub(super) enum Turn {
     LookDue,
     TickDue,
     Back(Result<Box<Session>, Failure>),
+    /// QUIC must be tried beside TCP.
+    CrossingDue,
+    Crossed(Option<Box<Session>>),
 }
 
 /// Whether the link goes on.
@@ -111,6 +120,10 @@ impl<'a> Road<'a> {
     ) -> Self {
         let tick = Tick::new(&link.connection);
         let progress = account.progress();
+        let crossings = match link.connection.transport() {
+            Transport::Quic => None,
+            Transport::Tcp => Some(Crossings::new(Instant::now())),
+        };
         Self {
             agent,
             claim,
@@ -121,6 +134,9 @@ impl<'a> Road<'a> {
             pulse: Pulse::default(),
             outage: None,
             race: None,
+            is_leaving: false,
+            crossings,
+            crossing: None,
             patience: None,
             word_due: None,
             tick,
@@ -137,9 +153,18 @@ impl<'a> Road<'a> {
             self.word_due.get_or_insert_with(|| Instant::now() + ACK_DELAY);
         }
         let Self { link, race, account, pulse, patience, word_due, tick, .. } = self;
+        let (crossings, crossing) = (&self.crossings, &mut self.crossing);
+        let may_cross = race.is_none() && crossing.is_none();
+        let crossing_due = crossings.as_ref().map(Crossings::due).filter(|_| may_cross);
         let back = async {
             match race {
                 Some(race) => race.await,
+                None => pending().await,
+            }
+        };
+        let crossed = async {
+            match crossing {
+                Some(crossing) => crossing.await,
                 None => pending().await,
             }
         };
@@ -161,6 +186,8 @@ impl<'a> Road<'a> {
             () = at(pulse.due()) => Turn::LookDue,
             () = sleep_until(tick.at) => Turn::TickDue,
             back = back => Turn::Back(back),
+            () = at(crossing_due) => Turn::CrossingDue,
+            crossed = crossed => Turn::Crossed(crossed),
         }
     }
 
@@ -198,7 +225,25 @@ impl<'a> Road<'a> {
                 Link::Kept
             }
             Turn::Back(back) => {
-                self.back(back, person, network)?;
+                self.race = None;
+                let session = back.map_err(|Failure { code, .. }| Ended::There(code))?;
+                self.enter(session, person, network)?;
+                Link::Kept
+            }
+            Turn::CrossingDue => {
+                self.crossing = Some(Box::pin(self.claim.cross(self.agent, self.account)));
+                Link::Kept
+            }
+            Turn::Crossed(Some(session)) => {
+                self.crossing = None;
+                self.enter(session, person, network)?;
+                Link::Kept
+            }
+            Turn::Crossed(None) => {
+                self.crossing = None;
+                if let Some(crossings) = &mut self.crossings {
+                    crossings.failed(Instant::now());
+                }
                 Link::Kept
             }
         };
@@ -218,13 +263,16 @@ impl<'a> Road<'a> {
         if let Some(Control { connection, .. }) = &self.link {
             let fresh = Outage { since: at, is_told: false, has_moved: true };
             self.outage.get_or_insert(fresh).has_moved = true;
-            self.pulse.moved(heard(connection), connection.rtt(), Instant::now());
+            self.pulse.moved(connection.heard(), connection.rtt(), Instant::now());
+            connection.probe();
+            // TCP stays with the address that it has begun with.
+            self.is_leaving = connection.transport() == Transport::Tcp;
         }
-        // It probes the new way by itself.
-        if let Err(error) = link::rebind(&self.agent.endpoint) {
+        // QUIC probes the new way by itself.
+        if let Err(error) = self.agent.dialler.rebind() {
             tracing::warn!(%error, "No new socket");
         }
-        if self.race.is_some() && !self.is_bound() {
+        if (self.race.is_some() || self.is_leaving) && !self.is_bound() {
             // Whatever was tried from the old place is tried from here.
             self.come_back(Wish::Resume);
         }
@@ -239,6 +287,7 @@ impl<'a> Road<'a> {
     /// Gives up the link that is on its way.
     pub(super) fn give_up(&mut self) {
         self.race = None;
+        self.crossing = None;
     }
 
     /// Returns the attached link.
@@ -260,8 +309,8 @@ impl<'a> Road<'a> {
         let Some(link) = &mut self.link else { return };
         let arrived = async {
             if let Some(mut last) = self.account.last() {
-                let _ = last.finish();
-                let _ = last.stopped().await;
+                last.finish();
+                last.arrived().await;
             }
         };
         let told = async { tokio::join!(link.bye(code), arrived) };
@@ -312,7 +361,7 @@ impl<'a> Road<'a> {
     /// Tells whether an attach is on its way that names what the viewer has: the
     /// gateway must not forget what follows before it has answered.
     fn is_bound(&self) -> bool {
-        self.race.is_some() && self.claim.is_attaching()
+        (self.race.is_some() || self.crossing.is_some()) && self.claim.is_attaching()
     }
 
     /// Begins to tell the gateway what was written to the viewer.
@@ -333,16 +382,30 @@ impl<'a> Road<'a> {
     /// Watches whether what was just sent is answered.
     fn watch(&mut self) {
         if let Some(Control { connection, .. }) = &self.link {
-            self.pulse.sent(heard(connection), connection.rtt(), Instant::now());
+            if !self.pulse.is_watching() {
+                connection.probe();
+            }
+            self.pulse.sent(connection.heard(), connection.rtt(), Instant::now());
         }
     }
 
     fn look(&mut self, person: &mut impl Person) -> Link {
         let Some(Control { connection, say, .. }) = &self.link else { return Link::Kept };
         let is_free = say.is_idle();
-        match self.pulse.look(heard(connection), Instant::now()) {
+        let sign = self.pulse.look(connection.heard(), Instant::now());
+        if sign == Some(Sign::Doubtful) {
+            connection.probe();
+        }
+        match sign {
             // A gateway that has the next attach may have ended this link already.
             Some(Sign::Alive) if self.is_bound() => {}
+            Some(Sign::Alive) if self.is_leaving => {
+                if self.outage.is_some_and(|outage| outage.is_told) {
+                    self.recovered(person);
+                }
+                self.outage = None;
+            }
+            Some(Sign::Silent) if self.is_leaving => self.stands_still(person),
             // QUIC may wait for seconds yet before it sends again what was lost.
             Some(Sign::Alive) if self.race.is_some() && self.account.progress() == self.stood => {
                 self.watch();
@@ -368,19 +431,18 @@ impl<'a> Road<'a> {
         let now = Tick::new(connection);
         if now.sent > self.tick.sent && now.heard == self.tick.heard {
             self.pulse.sent(now.heard, connection.rtt(), Instant::now());
+            connection.probe();
         }
         self.tick = now;
     }
 
-    /// Takes the next link, or what there is instead.
-    fn back(
+    /// Takes the next link.
+    fn enter(
         &mut self,
-        back: Result<Box<Session>, Failure>,
+        session: Box<Session>,
         person: &mut impl Person,
         network: &impl Network,
     ) -> Result<(), Ended> {
-        self.race = None;
-        let session = back.map_err(|Failure { code, .. }| Ended::There(code))?;
         self.close();
         if session.attached.mode == Mode::Fresh {
             return Err(Ended::Returned(session));
@@ -394,10 +456,18 @@ impl<'a> Road<'a> {
             return Ok(());
         }
         let source = network.source(gateway);
-        let outage = self.outage.map(|outage| Outage { has_moved: false, ..outage });
+        let has_moved = self.is_leaving;
+        let outage = self.outage.map(|outage| Outage { has_moved, ..outage });
+        let asked = control.asked;
         let fresh = Self::new(self.agent, self.claim, self.account, control, gateway, source);
         *self = Self { outage, ..fresh };
-        self.recovered(person);
+        if self.outage.is_some() {
+            self.recovered(person);
+        } else {
+            // Until it was asked for, the old one carried.
+            let (gap_ms, transport) = (since(asked), self.transport());
+            person.tell(&Event::Migrated { gap_ms, transport });
+        }
         Ok(())
     }
 
@@ -411,6 +481,7 @@ impl<'a> Road<'a> {
     }
 
     fn come_back(&mut self, wish: Wish) {
+        self.crossing = None;
         self.stood = self.account.progress();
         self.race = Some(Box::pin(self.claim.come_back(self.agent, self.account, wish)));
     }
@@ -429,25 +500,30 @@ impl<'a> Road<'a> {
     /// Something arrives again.
     fn recovered(&mut self, person: &mut impl Person) {
         let Some(Outage { since, is_told, has_moved }) = self.outage.take() else { return };
-        let gap_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let (gap_ms, transport) = (self::since(since), self.transport());
         if has_moved {
-            person.tell(&Event::Migrated { gap_ms });
+            person.tell(&Event::Migrated { gap_ms, transport });
         } else if is_told {
-            person.tell(&Event::Resumed { gap_ms });
+            person.tell(&Event::Resumed { gap_ms, transport });
         }
+    }
+
+    fn transport(&self) -> Transport {
+        let link = self.link.as_ref();
+        link.map_or(Transport::Quic, |link| link.connection.transport())
     }
 }
 
 impl Tick {
     fn new(connection: &Connection) -> Self {
-        let stats = connection.stats();
-        let (sent, heard) = (stats.udp_tx.datagrams, stats.udp_rx.datagrams);
+        let (sent, heard) = (connection.sent(), connection.heard());
         Self { at: Instant::now() + KEEP_ALIVE, sent, heard }
     }
 }
 
-fn heard(connection: &Connection) -> u64 {
-    connection.stats().udp_rx.datagrams
+/// Returns for how many milliseconds something has lasted.
+fn since(begun: Instant) -> u64 {
+    u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Waits until then, or for ever.

@@ -317,7 +317,7 @@ where
             return then(number, peer, attach.link).await;
         }
         let (mut send, _recv) = peer.carry(attach.link).await?;
-        let _ = send.write_all(b"x").await;
+        let _ = send.write_chunk(bytes::Bytes::copy_from_slice(b"x")).await;
         let _: AgentMessage = peer.hear().await?;
         peer.connection.close(1_u8.into(), b"");
         Ok(())
@@ -432,7 +432,7 @@ async fn a_gateway_that_acknowledges_nothing_stops_the_viewer_at_the_windows_siz
     let gateway = office.gateway(|_, mut peer: Peer| async move {
         let attach = peer.attach().await?;
         let (_send, mut recv) = peer.carry(attach.link).await?;
-        while let Ok(Some(_)) = recv.read_chunk(1 << 20, true).await {}
+        while let Ok(Some(_)) = recv.read(1 << 20).await {}
         Ok(())
     });
     let broker = admitting(&mut office, &answer(vec![gateway]));
@@ -524,9 +524,9 @@ async fn a_desktops_first_answer_is_judged_as_a_whole_over_two_links() {
                 let attach = peer.attach().await?;
                 if number == 0 {
                     let (mut send, mut recv) = peer.carry(attach.link).await?;
-                    let _ = recv.read_chunk(1, true).await;
-                    let _ = send.write_all(&first[..10]).await;
-                    let _ = timeout(Duration::from_millis(100), send.stopped()).await;
+                    let _ = recv.read(1).await;
+                    let _ = send.write_chunk(bytes::Bytes::copy_from_slice(&first[..10])).await;
+                    let _ = timeout(Duration::from_millis(100), send.arrived()).await;
                     peer.connection.close(1_u8.into(), b"");
                     return Ok(());
                 }
@@ -535,7 +535,7 @@ async fn a_desktops_first_answer_is_judged_as_a_whole_over_two_links() {
                 let received = [(Channel::Rdp, 1)].into();
                 let attached = Attached { mode: Mode::Resumed, received, ..attached(attach.link) };
                 let (mut send, _recv) = peer.carry_as(attached).await?;
-                let _ = send.write_all(&second).await;
+                let _ = send.write_chunk(bytes::Bytes::copy_from_slice(&second)).await;
                 peer.connection.closed().await;
                 Ok(())
             }

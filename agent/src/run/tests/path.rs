@@ -10,9 +10,9 @@ use crate::network::Network;
 use crate::office::{Desk, Wire, known};
 
 /// A gateway behind a path that can be darkened.
-async fn behind_a_wire(office: &mut Office, desk: &Desk) -> (SocketAddr, Wire) {
+pub(super) fn behind_a_wire(office: &mut Office, desk: &Desk) -> (SocketAddr, Wire) {
     let mut gateway = office.desk(desk, vec![]);
-    let (address, wire) = office.wire(gateway.addresses[0]).await;
+    let (address, wire) = office.wire(gateway.addresses[0]);
     gateway.addresses = vec![address];
     (admitting(office, &answer(vec![gateway])), wire)
 }
@@ -24,7 +24,7 @@ async fn a_path_that_falls_silent_is_raced_long_before_quic_gives_it_up() {
     let desk = Desk::sending(down.clone());
     let mut gateway = office.desk(&desk, vec![]);
     // The first address goes dark; the gateway's other one is reached as before.
-    let (first, wire) = office.wire(gateway.addresses[0]).await;
+    let (first, wire) = office.wire(gateway.addresses[0]);
     gateway.addresses.insert(0, first);
     let broker = admitting(&mut office, &answer(vec![gateway]));
     let agent = office.agent();
@@ -68,7 +68,7 @@ async fn what_the_old_link_brings_while_a_new_one_attaches_is_not_brought_twice(
             }
         })
     };
-    let (first, wire) = office.wire(gateway.addresses[0]).await;
+    let (first, wire) = office.wire(gateway.addresses[0]);
     gateway.addresses.insert(0, first);
     let broker = admitting(&mut office, &answer(vec![gateway]));
     let agent = office.agent();
@@ -113,7 +113,7 @@ async fn an_outage_that_ends_is_over_at_once_and_by_either_way() {
         let (up, down) = (known(200_000, 1), known(100_000, 2));
         let mut office = Office::new();
         let desk = Desk::sending(down[..50_000].to_vec());
-        let (broker, wire) = behind_a_wire(&mut office, &desk).await;
+        let (broker, wire) = behind_a_wire(&mut office, &desk);
         let agent = office.agent();
         let stop = CancellationToken::new();
         let report =
@@ -139,9 +139,9 @@ async fn an_outage_that_ends_is_over_at_once_and_by_either_way() {
 }
 
 /// A network whose changes a test makes.
-struct Changing {
-    source: Arc<Mutex<IpAddr>>,
-    changes: Receiver<()>,
+pub(super) struct Changing {
+    pub(super) source: Arc<Mutex<IpAddr>>,
+    pub(super) changes: Receiver<()>,
 }
 
 impl Network for Changing {
@@ -162,7 +162,7 @@ async fn a_change_of_network_takes_the_connection_along() {
     let (up, down) = (known(100_000, 1), known(50_000, 2));
     let mut office = Office::new();
     let desk = Desk::sending(down.clone());
-    let (broker, wire) = behind_a_wire(&mut office, &desk).await;
+    let (broker, wire) = behind_a_wire(&mut office, &desk);
     let agent = office.agent();
     let stop = CancellationToken::new();
     let source = Arc::new(Mutex::new(IpAddr::from(Ipv4Addr::new(192, 0, 2, 1))));
@@ -182,7 +182,7 @@ async fn a_change_of_network_takes_the_connection_along() {
         *source.lock().expect("no panic") = Ipv4Addr::new(198, 51, 100, 1).into();
         change.send(()).await.expect("it listens");
         let migrated = comes(&mut watch, "migrated").await;
-        let Event::Migrated { gap_ms } = migrated else { panic!("{migrated:?}") };
+        let Event::Migrated { gap_ms, .. } = migrated else { panic!("{migrated:?}") };
         assert!(gap_ms < 300, "{gap_ms}");
         viewer.write_all(&up[50_000..]).await.expect("it is carried");
         arrived(&desk, &up).await;
@@ -200,7 +200,7 @@ async fn a_network_that_does_not_let_the_connection_along_is_left_by_a_new_link(
     let (up, down) = (known(100_000, 1), known(50_000, 2));
     let mut office = Office::new();
     let desk = Desk::sending(down.clone());
-    let (broker, wire) = behind_a_wire(&mut office, &desk).await;
+    let (broker, wire) = behind_a_wire(&mut office, &desk);
     let agent = office.agent();
     let stop = CancellationToken::new();
     let source = Arc::new(Mutex::new(IpAddr::from(Ipv4Addr::new(192, 0, 2, 1))));
