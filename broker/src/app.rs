@@ -10,10 +10,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
+use ipnet::IpNet;
 use prometheus_client::registry::Registry;
 use tegata_domain::pool::{DEFAULT_GROUP, Pool};
 use tegata_domain::time::Timestamp;
-use tegata_edge::endpoint::{BindError, Endpoint, EndpointConfig, Handler, Role};
+use tegata_edge::endpoint::{BindError, Endpoint, EndpointConfig, Handler, Limits, Role};
 use tegata_edge::metrics::EdgeMetrics;
 use tegata_edge::network::NetworkClasses;
 use tegata_edge::operations::{Operations, OperationsError, Readiness};
@@ -225,10 +226,8 @@ impl App {
         let (listen, registry) = (config.operations, Arc::new(registry));
         let operations =
             Operations::bind(listen, registry, readiness, routes, edge.panics.clone())?;
-        let reset_key = config.reset_key;
-        let at = |listen| EndpointConfig { listen, reset_key, limits, grace: HANDLER_GRACE };
-        let open = |listen| Endpoint::bind(at(listen), roles.clone(), edge.clone());
-        let endpoints = config.listen.into_iter().map(open).collect::<Result<_, _>>()?;
+        let doors = Doors { reset_key: config.reset_key, limits, balancers: config.balancers };
+        let endpoints = doors.open(config.listen, &roles, &edge)?;
         Ok(Self { endpoints, operations, passes, asks_desktops, tasks, supervisor, store })
     }
 
@@ -264,6 +263,30 @@ impl App {
         drop(self.store);
         info!("Broker stopped");
         outcome
+    }
+}
+
+/// What the public ports have in common.
+struct Doors {
+    reset_key: [u8; 64],
+    limits: Limits,
+    balancers: Vec<IpNet>,
+}
+
+impl Doors {
+    fn open(
+        self,
+        listen: Vec<SocketAddr>,
+        roles: &[Role],
+        edge: &EdgeMetrics,
+    ) -> Result<Vec<Endpoint>, BindError> {
+        let open = |listen| {
+            let (reset_key, limits, balancers) =
+                (self.reset_key, self.limits, self.balancers.clone());
+            let at = EndpointConfig { listen, reset_key, limits, grace: HANDLER_GRACE, balancers };
+            Endpoint::bind(at, roles.to_vec(), edge.clone())
+        };
+        listen.into_iter().map(open).collect()
     }
 }
 

@@ -3,11 +3,10 @@
 //!
 //! QUIC itself is `quinn-proto`, which does no input or output. Everything that
 //! waits for a person, a directory or a store is a handler on tokio; it reaches
-//! its connection through [`Connection`] and the halves of its streams. Who may
-//! come in is decided by [`crate::endpoint`]. What is served next is [`schedule`].
+//! its connection through [`crate::connection`]. Who may come in is decided by
+//! [`crate::endpoint`], what is served next by [`schedule`].
 
 mod connection;
-mod desktop_side;
 mod doorbell;
 mod joined;
 mod newcomer;
@@ -15,7 +14,6 @@ mod schedule;
 mod socket;
 mod splice;
 mod stream;
-mod traffic;
 
 use std::collections::VecDeque;
 use std::io;
@@ -30,19 +28,15 @@ use quinn_udp::RecvMeta;
 
 use self::connection::{News, Shared};
 use self::doorbell::Seen;
-use self::joined::{Scratch, Turn};
 use self::newcomer::{Credit, Handshake, Newcomer};
 use self::schedule::{Class, Pace, Ready, TRANSMITS_PER_TURN, Timers, segments};
 use self::socket::{RECEIVES, Socket};
+use crate::connection::carrying::{Scratch, Turn};
 use crate::endpoint::{CLOSE_DONE, Reception};
 use crate::metrics::Refusal;
 
-pub use self::connection::{Connection, NotExported};
-pub use self::desktop_side::{DesktopSide, REPLAY};
-pub use self::newcomer::HANDSHAKE_DEADLINE;
-pub use self::splice::{Account, NotJoined, Parted, Splice, Way};
+pub use self::connection::Connection;
 pub use self::stream::{RecvStream, SendStream};
-pub use self::traffic::Traffic;
 
 pub(crate) use self::doorbell::{Doorbell, Stage};
 pub(crate) use self::newcomer::Arrival;
@@ -299,7 +293,7 @@ impl Driver {
         let mut state = shared.state();
         state.lose(ConnectionError::LocallyClosed);
         if let Some(joined) = &mut state.joined {
-            joined.lose_agent();
+            joined.carrying.lose_agent();
         }
         drop(state);
         shared.tell(&News { connected: false, lost: true });

@@ -1,8 +1,9 @@
-//! The public port: one UDP socket, one handler for each ALPN.
+//! The public port: a UDP socket and a TCP one of the same number, one handler for
+//! each ALPN.
 //!
-//! Each newcomer is judged by the budget, at once; [`crate::driver`] takes it
-//! through the handshake, by a deadline, and a task of its own then serves it with
-//! its role's handler. What a handler says on its connection is its own affair.
+//! Each newcomer is judged by the budget, at once; [`crate::driver`] or [`crate::tcp`]
+//! takes it through the handshake, by a deadline, and a task of its own then serves it
+//! with its role's handler. What a handler says on its connection is its own affair.
 
 mod budget;
 mod transport;
@@ -13,29 +14,38 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use ipnet::IpNet;
 use prometheus_client::metrics::gauge::Gauge;
 use quinn_proto::VarInt;
 use quinn_proto::crypto::rustls::QuicServerConfig;
-use tegata_proto::proof::{EXPORTER_LABEL, EXPORTER_LEN};
+use tegata_proto::proof::EXPORTER_LEN;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, debug, debug_span, error, info};
 
 use self::budget::Budget;
-use crate::driver::{Arrival, Connection, Doorbell, Driver, Stage};
-use crate::metrics::{EdgeMetrics, Refusal, RefusedLabels, RoleLabels};
+use crate::connection::{Connection, Transport};
+use crate::driver::{Arrival, Doorbell, Driver, Stage};
+use crate::metrics::{ConnectionLabels, EdgeMetrics, Refusal, RefusedLabels};
 use crate::source::Prefix;
 use crate::supervisor::{Tasks, Thread};
+use crate::tcp::Listener;
 use crate::tls::{self, RoleCertificate};
 
 pub use self::budget::Limits;
-pub use crate::driver::HANDSHAKE_DEADLINE;
 
 pub(crate) use self::budget::{Answer, Slot};
+pub(crate) use self::transport::IDLE_TIMEOUT;
+
+/// By when a handshake must be complete.
+pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 
 /// By when a handler should have the first frame of a connection.
 pub const FIRST_FRAME_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Ports that are tried until one is free for both transports, where none is named.
+const PORTS_TRIED: usize = 16;
 
 /// Application code of a connection that ends because its handler has ended.
 pub(crate) const CLOSE_DONE: VarInt = VarInt::from_u32(0);
@@ -45,7 +55,8 @@ pub(crate) const CLOSE_DONE: VarInt = VarInt::from_u32(0);
 pub struct Link {
     /// The connection itself.
     pub connection: Connection,
-    /// Where it came from, canonical. It may move later.
+    /// Where it came from, canonical; by the word of its balancer, where it has one. By
+    /// QUIC it may move later.
     pub remote: SocketAddr,
     /// The TLS exporter that proofs on this connection are bound to.
     pub exporter: [u8; EXPORTER_LEN],
@@ -83,13 +94,16 @@ pub struct EndpointConfig {
     pub limits: Limits,
     /// How long handlers may take to end when the endpoint drains.
     pub grace: Duration,
+    /// From where connections by TCP come through a balancer, which says by the PROXY
+    /// protocol where each is from. Nobody else is believed.
+    pub balancers: Vec<IpNet>,
 }
 
 /// Why an endpoint does not open.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
-    /// The socket cannot be had.
-    #[error("cannot listen on UDP {listen}")]
+    /// A socket cannot be had.
+    #[error("cannot listen on {listen}")]
     Socket {
         /// The address.
         listen: SocketAddr,
@@ -108,6 +122,8 @@ pub enum BindError {
 /// A public port, open and not yet served.
 pub struct Endpoint {
     driver: Driver,
+    listener: Listener,
+    reception: Reception,
     local: SocketAddr,
     grace: Duration,
     tasks: Tasks,
@@ -115,6 +131,7 @@ pub struct Endpoint {
 }
 
 /// Decides who comes in, and hands them over.
+#[derive(Clone)]
 pub(crate) struct Reception {
     door: Arc<Door>,
     tasks: Tasks,
@@ -122,7 +139,7 @@ pub(crate) struct Reception {
 }
 
 /// What each connection's task needs.
-struct Door {
+pub(crate) struct Door {
     roles: Vec<Role>,
     budget: Arc<Budget>,
     metrics: EdgeMetrics,
@@ -136,13 +153,12 @@ impl Endpoint {
     /// # Errors
     ///
     /// Refuses roles without or with equal ALPNs; fails without the socket.
-    #[expect(clippy::needless_pass_by_value, reason = "the caller is to keep no copy of the key")]
     pub fn bind(
         config: EndpointConfig,
         roles: Vec<Role>,
         metrics: EdgeMetrics,
     ) -> Result<Self, BindError> {
-        let EndpointConfig { listen, reset_key, limits, grace } = config;
+        let EndpointConfig { listen, reset_key, limits, grace, balancers } = config;
         let mut alpns: Vec<_> = roles.iter().map(|role| role.alpn).collect();
         alpns.sort_unstable();
         alpns.dedup();
@@ -150,20 +166,36 @@ impl Endpoint {
             return Err(BindError::Roles);
         }
         let shown = roles.iter().map(|role| (role.alpn, Arc::clone(&role.certificate))).collect();
-        let crypto = tls::server_config(shown).map_err(BindError::Tls)?;
-        let crypto = QuicServerConfig::try_from(crypto)
+        let tls = Arc::new(tls::server_config(shown).map_err(BindError::Tls)?);
+        let crypto = QuicServerConfig::try_from(Arc::clone(&tls))
             .expect("the provider has TLS_AES_128_GCM_SHA256, which QUIC starts with");
-        let (config, server) = transport::configure(&reset_key, Arc::new(crypto));
+        let crypto = Arc::new(crypto);
 
         let tasks = Tasks::new(metrics.panics.clone());
         let budget = Budget::new(limits);
         let door = Arc::new(Door { roles, budget, metrics });
         let closing = CancellationToken::new();
         let reception = Reception { door, tasks: tasks.clone(), closing: closing.clone() };
-        let failed = |source| BindError::Socket { listen, source };
-        let driver = Driver::open(listen, config, server, reception).map_err(failed)?;
-        let local = driver.local_addr().map_err(failed)?;
-        Ok(Self { driver, local, grace, tasks, closing })
+        let open = || {
+            let (config, server) = transport::configure(&reset_key, Arc::clone(&crypto));
+            let driver = Driver::open(listen, config, server, reception.clone())?;
+            let local = driver.local_addr()?;
+            let listener = Listener::open(local, Arc::clone(&tls), balancers.clone())?;
+            io::Result::Ok((driver, listener, local))
+        };
+        let mut opened = open();
+        // The system gives a number that is free by UDP alone.
+        for _ in 1..PORTS_TRIED {
+            match &opened {
+                Err(error) if listen.port() == 0 && error.kind() == io::ErrorKind::AddrInUse => {
+                    opened = open();
+                }
+                Ok(_) | Err(_) => break,
+            }
+        }
+        let (driver, listener, local) =
+            opened.map_err(|source| BindError::Socket { listen, source })?;
+        Ok(Self { driver, listener, reception, local, grace, tasks, closing })
     }
 
     /// Returns the address it listens on, with the port that it was given.
@@ -176,7 +208,7 @@ impl Endpoint {
     ///
     /// Returns earlier only when the socket is lost, and panics with its driver.
     pub async fn run(self, cancelled: CancellationToken) {
-        let Self { driver, local, grace, tasks, closing } = self;
+        let Self { driver, listener, reception, local, grace, tasks, closing } = self;
         let abandoned = Abandon(Arc::clone(driver.doorbell()));
         let Abandon(doorbell) = &abandoned;
         let runtime = Handle::current();
@@ -195,6 +227,7 @@ impl Endpoint {
             biased;
             () = cancelled.cancelled() => {}
             () = thread.ended() => return,
+            never = listener.run(reception) => match never {},
         }
         doorbell.order(Stage::Draining);
         closing.cancel();
@@ -216,24 +249,35 @@ impl Drop for Abandon {
 
 impl Reception {
     /// Judges a newcomer whose address is `proven` or not.
-    pub(crate) fn judge(&self, remote: SocketAddr, proven: bool) -> Answer {
-        let answer = self.door.budget.judge(Prefix::of(remote.ip()), proven);
-        match answer {
-            Answer::Accept(_) => {}
-            Answer::Retry => {
-                self.door.metrics.retried.inc();
-            }
-            Answer::Refuse(reason) => self.refused(remote, reason),
-        }
-        answer
+    pub(crate) fn judge(&self, remote: SocketAddr, transport: Transport, proven: bool) -> Answer {
+        self.door.judge(remote, transport, proven)
     }
 
-    /// Has somebody served whose handshake is complete.
+    /// Has somebody served whose handshake by QUIC is complete.
     pub(crate) fn welcome(&self, arrival: Arrival) {
-        let span = debug_span!("connection", remote = %arrival.remote);
-        let closing = self.closing.child_token();
-        let task = Arc::clone(&self.door).serve(arrival, closing).instrument(span);
-        self.tasks.spawn("connection", task);
+        let Arrival { connection, remote, mut slot, took } = arrival;
+        self.serve(remote, |door, closing| async move {
+            let connection = Connection::Quic(connection);
+            door.serve(connection, remote, took, &mut slot, closing).await;
+        });
+    }
+
+    /// Starts the task of somebody's connection.
+    pub(crate) fn serve<F>(
+        &self,
+        remote: SocketAddr,
+        body: impl FnOnce(Arc<Door>, CancellationToken) -> F,
+    ) where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let span = debug_span!("connection", %remote);
+        let body = body(Arc::clone(&self.door), self.closing.child_token());
+        self.tasks.spawn("connection", body.instrument(span));
+    }
+
+    /// Counts that the kernel had no room for a connection by TCP.
+    pub(crate) fn not_accepted(&self) {
+        self.door.metrics.not_accepted.inc();
     }
 
     /// Counts a panic of the driver, which ended one connection.
@@ -249,22 +293,43 @@ impl Reception {
 }
 
 impl Door {
-    async fn serve(self: Arc<Self>, arrival: Arrival, closing: CancellationToken) {
-        let Arrival { connection, remote, mut slot, took } = arrival;
+    /// Judges a newcomer whose address is `proven` or not.
+    pub(crate) fn judge(&self, remote: SocketAddr, transport: Transport, proven: bool) -> Answer {
+        let answer = self.budget.judge(Prefix::of(remote.ip()), transport, proven);
+        match answer {
+            Answer::Accept(_) => {}
+            Answer::Retry => {
+                self.metrics.retried.inc();
+            }
+            Answer::Refuse(reason) => self.refused(remote, reason),
+        }
+        answer
+    }
+
+    /// Has a connection's role serve it. Its place stays the caller's.
+    pub(crate) async fn serve(
+        &self,
+        connection: Connection,
+        remote: SocketAddr,
+        took: Duration,
+        slot: &mut Slot,
+        closing: CancellationToken,
+    ) {
         slot.established();
         self.metrics.handshake.observe(took.as_secs_f64());
 
-        let mut exporter = [0; EXPORTER_LEN];
-        let keyed = connection.export_keying_material(&mut exporter, EXPORTER_LABEL, b"");
-        let (Some(role), Ok(())) = (self.role(&connection), keyed) else {
+        let (Some(role), Some(exporter)) = (self.role(&connection), connection.exporter()) else {
             connection.close(CLOSE_DONE, b"");
             return self.refused(remote, Refusal::Handshake);
         };
-        let labels = RoleLabels { alpn: String::from_utf8_lossy(role.alpn).into_owned() };
+        let labels = ConnectionLabels {
+            alpn: String::from_utf8_lossy(role.alpn).into_owned(),
+            transport: connection.transport(),
+        };
         self.metrics.accepted.get_or_create(&labels).inc();
         let open = self.metrics.open.get_or_create(&labels).clone();
         open.inc();
-        let _place = Place { connection: connection.clone(), open, _slot: slot };
+        let _place = Place { connection: connection.clone(), open };
         role.handler.serve(Link { connection, remote, exporter, closing }).await;
     }
 
@@ -274,18 +339,18 @@ impl Door {
         self.roles.iter().find(|role| role.alpn == agreed)
     }
 
-    fn refused(&self, remote: SocketAddr, reason: Refusal) {
+    /// Counts somebody who did not come in.
+    pub(crate) fn refused(&self, remote: SocketAddr, reason: Refusal) {
         debug!(%remote, ?reason, "Connection not taken in");
         self.metrics.refused.get_or_create(&RefusedLabels { reason }).inc();
     }
 }
 
-/// An established connection's place. Leaving it, by a panic too, closes the
-/// connection, whoever else still holds it.
+/// An established connection that is served. When that ends, by a panic too, it is
+/// closed, whoever else still holds it.
 struct Place {
     connection: Connection,
     open: Gauge,
-    _slot: Slot,
 }
 
 impl Drop for Place {

@@ -6,8 +6,9 @@
 //! supervised tasks, logs, metrics and the operations port.
 //!
 //! It knows no login and no ticket. Start with [`endpoint`]; a byte passes through
-//! [`driver`].
+//! [`driver`] or [`tcp`], and [`connection`] is what both look like to a handler.
 
+pub mod connection;
 pub mod driver;
 pub mod endpoint;
 pub mod metrics;
@@ -15,9 +16,10 @@ pub mod network;
 pub mod operations;
 pub mod source;
 pub mod supervisor;
+pub mod tcp;
 pub mod telemetry;
 pub mod tls;
 pub mod wire;
 
-pub use driver::Connection;
+pub use connection::Connection;
 pub use endpoint::{Endpoint, EndpointConfig, Handler, Limits, Link, Role};

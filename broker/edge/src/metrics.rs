@@ -11,6 +11,8 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 pub use prometheus_client::registry::Registry;
 
+use crate::connection::Transport;
+
 /// First part of every metric's name.
 const PREFIX: &str = "tegata";
 
@@ -41,6 +43,8 @@ pub enum Refusal {
     Handshake,
     /// The handshake took too long.
     TooSlow,
+    /// A listed balancer did not say whom it brings.
+    Balancer,
 }
 
 impl EncodeLabelValue for Refusal {
@@ -52,6 +56,7 @@ impl EncodeLabelValue for Refusal {
             Self::SourceHandshakes => "source_handshakes",
             Self::Handshake => "handshake",
             Self::TooSlow => "too_slow",
+            Self::Balancer => "balancer",
         })
     }
 }
@@ -70,17 +75,28 @@ pub struct RoleLabels {
     pub alpn: String,
 }
 
+/// Labels of [`EdgeMetrics::open`] and [`EdgeMetrics::accepted`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ConnectionLabels {
+    /// The role's ALPN.
+    pub alpn: String,
+    /// What carries the connection.
+    pub transport: Transport,
+}
+
 /// What the door counts.
 #[derive(Debug, Clone)]
 pub struct EdgeMetrics {
     /// Connections that a handler holds now, by role.
-    pub open: Family<RoleLabels, Gauge>,
+    pub open: Family<ConnectionLabels, Gauge>,
     /// Connections handed to a handler, by role.
-    pub accepted: Family<RoleLabels, Counter>,
+    pub accepted: Family<ConnectionLabels, Counter>,
     /// Connections not taken in, by reason.
     pub refused: Family<RefusedLabels, Counter>,
     /// Peers that were asked to show their address first.
     pub retried: Counter,
+    /// Times that the kernel had no room for a connection by TCP.
+    pub not_accepted: Counter,
     /// How long complete handshakes took, in seconds.
     pub handshake: Histogram,
     /// Panics while one connection was served, which ended it.
@@ -97,6 +113,7 @@ impl EdgeMetrics {
             accepted: Family::default(),
             refused: Family::default(),
             retried: Counter::default(),
+            not_accepted: Counter::default(),
             handshake: Histogram::new(HANDSHAKE_BUCKETS),
             panics: Counter::default(),
             certificate_ends: Family::default(),
@@ -105,6 +122,11 @@ impl EdgeMetrics {
         edge.register("connections_open", "Connections being served", metrics.open.clone());
         edge.register("connections_accepted", "Connections handed over", metrics.accepted.clone());
         edge.register("connections_refused", "Connections not taken in", metrics.refused.clone());
+        edge.register(
+            "accept_failures",
+            "Times that the kernel had no room for a connection by TCP",
+            metrics.not_accepted.clone(),
+        );
         edge.register("retries", "Peers asked to show their address", metrics.retried.clone());
         edge.register("handshake_seconds", "Time of a handshake", metrics.handshake.clone());
         edge.register("panics", "Panics that ended one connection", metrics.panics.clone());

@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout_at};
 use zeroize::Zeroizing;
 
-use crate::driver::{RecvStream, SendStream};
+use crate::connection::{RecvStream, SendStream};
 
 /// Most bytes taken from a stream at once. Small, because a reader that waits for
 /// its next frame keeps room for them.
@@ -158,7 +158,8 @@ impl<S: AsyncWrite + Send + Unpin> FrameWriter<S> {
     }
 
     /// Ends the stream, after a frame that has begun, and waits until it is done:
-    /// for one of ours, until the peer has everything.
+    /// for one of ours, until the peer has everything, or by TCP
+    /// until everything is on its way.
     ///
     /// # Errors
     ///

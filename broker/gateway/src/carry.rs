@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quinn_proto::VarInt;
-use tegata_edge::driver::{DesktopSide, NotJoined, RecvStream, SendStream, Splice, Way};
+use tegata_edge::connection::{DesktopSide, NotJoined, RecvStream, SendStream, Splice, Way};
 use tegata_edge::network::NetworkClass;
 use tegata_edge::wire::{FrameReader, FrameWriter, WireError};
 use tegata_edge::{Connection, Link};

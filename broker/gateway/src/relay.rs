@@ -1,9 +1,9 @@
 //! When a conversation about a desktop that has begun to end is over. The bytes
-//! themselves are carried by `tegata_edge::driver`.
+//! themselves are carried by `tegata_edge::connection`.
 
 use std::time::Duration;
 
-use tegata_edge::driver::{Parted, Way};
+use tegata_edge::connection::{Parted, Way};
 use tegata_proto::code::Code;
 use tokio::time::Instant;
 

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use tegata_edge::Connection;
-use tegata_edge::driver::{Account, DesktopSide, Traffic};
+use tegata_edge::connection::{Account, DesktopSide, Traffic};
 use tegata_edge::network::{NetworkClass, NetworkClasses};
 use tegata_proto::code::Code;
 use tegata_proto::id::{Epoch, Incarnation, LinkNumber, SessionId};

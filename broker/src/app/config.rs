@@ -42,6 +42,7 @@ pub struct Config {
     pub(super) issuer: String,
     pub(super) listen: Vec<SocketAddr>,
     pub(super) advertise: Vec<SocketAddr>,
+    pub(super) balancers: Vec<IpNet>,
     pub(super) minimum_agent: Version,
     pub(super) bootstrap: Vec<Pool>,
     /// How logs are written.
@@ -223,6 +224,7 @@ impl Reader {
                 self.fault(format!("advertise[{n}]"), "names no place to connect to");
             }
         }
+        let balancers = self.networks("balancers", raw.balancers);
         let minimum_agent = Version::parse(&raw.minimum_agent);
         if minimum_agent.is_none() {
             self.fault("minimum_agent", "is not a version such as 0.1.0");
@@ -278,6 +280,7 @@ impl Reader {
             issuer: raw.issuer,
             listen,
             advertise,
+            balancers,
             minimum_agent: minimum_agent?,
             bootstrap,
             log_format: log_format?,
@@ -310,9 +313,12 @@ impl Reader {
     }
 
     fn prefixes(&mut self, key: &str, raw: Vec<Written<IpNet>>) -> Vec<IpNet> {
+        self.networks(&format!("{key}.prefixes"), raw)
+    }
+
+    fn networks(&mut self, key: &str, raw: Vec<Written<IpNet>>) -> Vec<IpNet> {
         let each = raw.into_iter().enumerate();
-        each.filter_map(|(n, prefix)| self.written(format!("{key}.prefixes[{n}]"), prefix))
-            .collect()
+        each.filter_map(|(n, network)| self.written(format!("{key}[{n}]"), network)).collect()
     }
 
     fn certificate(
@@ -523,5 +529,6 @@ fn limits(raw: &RawLimits) -> Limits {
         handshakes: raw.handshakes.unwrap_or(edge.handshakes),
         handshakes_per_source: raw.handshakes_per_source.unwrap_or(edge.handshakes_per_source),
         retry_above: raw.retry_above.unwrap_or(edge.retry_above),
+        ..edge
     }
 }

@@ -1,7 +1,8 @@
 //! How many files this process may have open, and how many people that makes.
 //!
-//! A session holds one descriptor, the socket of its desktop. Everything else
-//! has a bound of its own; what is left over is for sessions. So a newcomer too
+//! A session holds one descriptor, the socket of its desktop, and one more for its
+//! agent's where that comes by TCP. Everything else has a bound of its own; what is
+//! left over is for sessions. So a newcomer too
 //! many is turned away at the door, and nobody inside runs out.
 
 use std::io;
@@ -58,12 +59,13 @@ pub(super) fn fit(
         return Err(TooFew { limit, needed });
     }
     let each = (limit - taken) / count(doors.max(1));
-    let connections = limits.connections.min(usize::try_from(each).unwrap_or(usize::MAX));
+    let files = usize::try_from(each).unwrap_or(usize::MAX);
+    let connections = limits.connections.min(files);
     if connections < limits.connections {
         let wanted = limits.connections;
         warn!(limit, wanted, connections, "The limit of open files allows fewer connections");
     }
-    Ok(Limits { connections, ..limits })
+    Ok(Limits { connections, files, ..limits })
 }
 
 #[cfg(test)]
@@ -73,12 +75,13 @@ mod tests {
     #[test]
     fn connections_are_cut_to_what_the_limit_leaves() {
         let wanted = Limits::default();
-        assert_eq!(fit(wanted, 2, 32, 1 << 20), Ok(wanted), "there is room");
-        let cut = |connections| Ok(Limits { connections, ..wanted });
+        let files = ((1 << 20) - 384 - 32) / 2;
+        assert_eq!(fit(wanted, 2, 32, 1 << 20), Ok(Limits { files, ..wanted }), "there is room");
+        let cut = |connections| Ok(Limits { connections, files: connections, ..wanted });
         assert_eq!(fit(wanted, 1, 32, 1024), cut(1024 - 384 - 32));
         assert_eq!(fit(wanted, 2, 32, 1024), cut((1024 - 384 - 32) / 2), "shared by two doors");
         let small = Limits { connections: 10, ..wanted };
-        assert_eq!(fit(small, 1, 0, 1024), Ok(small));
+        assert_eq!(fit(small, 1, 0, 1024), Ok(Limits { files: 1024 - 384, ..small }));
     }
 
     #[test]

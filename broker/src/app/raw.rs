@@ -28,6 +28,9 @@ pub(super) struct RawConfig {
     pub(super) issuer: String,
     pub(super) listen: Vec<Written<SocketAddr>>,
     pub(super) advertise: Vec<Written<SocketAddr>>,
+    /// From where connections by TCP come with a PROXY header.
+    #[serde(default)]
+    pub(super) balancers: Vec<Written<IpNet>>,
     #[serde(default = "first_version")]
     pub(super) minimum_agent: String,
     pub(super) bootstrap: Option<PathBuf>,

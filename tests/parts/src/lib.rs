@@ -20,6 +20,7 @@ pub mod process;
 pub mod screen;
 pub mod shadow;
 pub mod slapd;
+pub mod streams;
 mod wait;
 pub mod wire;
 pub mod xrdp;

@@ -15,8 +15,11 @@ use std::{
 use anyhow::{Context as _, Result};
 use rustix::process::geteuid;
 
-/// Where TCP and UDP ports are taken from.
-const PORTS: Range<u16> = 20_000..30_000;
+/// Where ports for TCP alone are taken from.
+const TCP_PORTS: Range<u16> = 20_000..26_000;
+
+/// Where ports for both are taken from.
+const PORTS: Range<u16> = 26_000..30_000;
 
 /// The locks of everything this process has reserved.
 static RESERVED: Mutex<Vec<File>> = Mutex::new(Vec::new());
@@ -27,13 +30,11 @@ static RESERVED: Mutex<Vec<File>> = Mutex::new(Vec::new());
 ///
 /// When none is left.
 pub fn free_tcp() -> Result<u16> {
-    reserve("tcp", PORTS, |port| {
-        TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
-            && (TcpListener::bind((Ipv6Addr::LOCALHOST, port)).is_ok() || !has_ipv6())
-    })
+    reserve("tcp", TCP_PORTS, is_free_by_tcp)
 }
 
-/// Returns a UDP port that is free on both loopback addresses and stays reserved for this process.
+/// Returns a port that is free for UDP and for TCP on both loopback addresses, and stays reserved
+/// for this process.
 ///
 /// # Errors
 ///
@@ -42,7 +43,13 @@ pub fn free_udp() -> Result<u16> {
     reserve("udp", PORTS, |port| {
         UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
             && (UdpSocket::bind((Ipv6Addr::LOCALHOST, port)).is_ok() || !has_ipv6())
+            && is_free_by_tcp(port)
     })
+}
+
+fn is_free_by_tcp(port: u16) -> bool {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
+        && (TcpListener::bind((Ipv6Addr::LOCALHOST, port)).is_ok() || !has_ipv6())
 }
 
 /// Tells whether something listens on a TCP port, without connecting: some parts answer a bare

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use quinn_proto::crypto::rustls::HandshakeData;
 use quinn_proto::{ConnectionError, Dir, Event, StreamEvent, StreamId, VarInt};
+use tegata_proto::proof::{EXPORTER_LABEL, EXPORTER_LEN};
 use tokio::sync::Notify;
 
 use super::doorbell::Doorbell;
@@ -57,11 +58,6 @@ pub(super) struct News {
 pub struct Connection {
     pub(super) shared: Arc<Shared>,
 }
-
-/// The handshake gave no keys to derive from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the TLS exporter is not available")]
-pub struct NotExported;
 
 impl Connection {
     /// Waits for the next stream that the peer opens.
@@ -124,20 +120,13 @@ impl Connection {
         self.shared.state().quic.rtt()
     }
 
-    /// Fills `output` from the TLS exporter (RFC 8446 §7.5).
-    ///
-    /// # Errors
-    ///
-    /// Fails when `output` is too long, or the handshake is not complete.
-    pub fn export_keying_material(
-        &self,
-        output: &mut [u8],
-        label: &[u8],
-        context: &[u8],
-    ) -> Result<(), NotExported> {
+    /// Returns the TLS exporter (RFC 8446 §7.5) that proofs are bound to.
+    pub(crate) fn exporter(&self) -> Option<[u8; EXPORTER_LEN]> {
+        let mut exporter = [0; EXPORTER_LEN];
         let state = self.shared.state();
         let session = state.quic.crypto_session();
-        session.export_keying_material(output, label, context).map_err(|_| NotExported)
+        session.export_keying_material(&mut exporter, EXPORTER_LABEL, b"").ok()?;
+        Some(exporter)
     }
 
     /// Returns the ALPN that was agreed on.

@@ -11,12 +11,10 @@ use tracing::debug;
 use super::connection::Shared;
 use super::schedule::Pace;
 use super::{Connection, Driver, Entry};
-use crate::endpoint::{Answer, Slot};
+use crate::connection::Transport;
+use crate::endpoint::{Answer, HANDSHAKE_DEADLINE, Slot};
 use crate::metrics::Refusal;
 use crate::source::canonical;
-
-/// By when a handshake must be complete.
-pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Somebody who has been let in, after its handshake.
 pub(crate) struct Arrival {
@@ -55,7 +53,7 @@ impl Driver {
     pub(super) fn judge(&mut self, incoming: Incoming, received: usize, now: Instant) {
         let remote = canonical(incoming.remote_address());
         let proven = incoming.remote_address_validated();
-        match self.reception.judge(remote, proven) {
+        match self.reception.judge(remote, Transport::Quic, proven) {
             Answer::Accept(slot) => {
                 let handshake = Handshake { remote, begun: now, slot };
                 let credit = (!proven).then(|| Box::new(Credit { received, sent: 0 }));

@@ -8,18 +8,22 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::connection::Transport;
 use crate::metrics::Refusal;
 use crate::source::Prefix;
 
 /// How many connections an endpoint takes in.
 ///
-/// All counts are of connections. `retry_above` should be below
+/// All counts are of connections, but `files`. `retry_above` should be below
 /// `handshakes_per_source`, so that forged addresses cannot shut out the source
 /// they name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Open in all, handshakes included.
     pub connections: usize,
+    /// Files that connections may have open in all: a desktop's socket each, and by
+    /// TCP the peer's too.
+    pub files: usize,
     /// Open from one source, handshakes included.
     pub connections_per_source: usize,
     /// Handshakes in progress in all.
@@ -37,6 +41,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 20_000,
+            files: usize::MAX,
             connections_per_source: 8_192,
             handshakes: 1_024,
             handshakes_per_source: 256,
@@ -64,6 +69,7 @@ pub(super) struct Budget {
 #[derive(Debug, Default)]
 struct Counts {
     all: Count,
+    files: usize,
     unproven: usize,
     sources: HashMap<Prefix, Count>,
 }
@@ -81,9 +87,15 @@ impl Budget {
 
     /// Judges a newcomer whose address is `proven` or not, and counts it if it
     /// may come in.
-    pub(super) fn judge(self: &Arc<Self>, source: Prefix, proven: bool) -> Answer {
+    pub(super) fn judge(
+        self: &Arc<Self>,
+        source: Prefix,
+        transport: Transport,
+        proven: bool,
+    ) -> Answer {
+        let files = files(transport);
         let mut counts = self.counts();
-        let refusal = self.refusal(&counts, source);
+        let refusal = self.refusal(&counts, source, files);
         if !proven && (refusal.is_some() || counts.unproven >= self.limits.retry_above) {
             return Answer::Retry;
         }
@@ -91,19 +103,22 @@ impl Budget {
             return Answer::Refuse(reason);
         }
         counts.unproven += usize::from(!proven);
+        counts.files += files;
         for count in counts.of(source) {
             count.connections += 1;
             count.handshakes += 1;
         }
         drop(counts);
         let budget = Arc::clone(self);
-        Answer::Accept(Slot { budget, source, handshake: Some(Handshake { proven }) })
+        let handshake = Some(Handshake { proven });
+        Answer::Accept(Slot { budget, source, files, handshake })
     }
 
-    fn refusal(&self, counts: &Counts, source: Prefix) -> Option<Refusal> {
+    fn refusal(&self, counts: &Counts, source: Prefix, files: usize) -> Option<Refusal> {
         let limits = &self.limits;
         let one = counts.sources.get(&source).copied().unwrap_or_default();
-        if counts.all.connections >= limits.connections {
+        let too_many_files = counts.files.saturating_add(files) > limits.files;
+        if counts.all.connections >= limits.connections || too_many_files {
             Some(Refusal::Full)
         } else if one.connections >= limits.connections_per_source {
             Some(Refusal::SourceFull)
@@ -122,6 +137,14 @@ impl Budget {
     }
 }
 
+/// Returns how many files a connection may come to have open.
+fn files(transport: Transport) -> usize {
+    match transport {
+        Transport::Quic => 1,
+        Transport::Tcp => 2,
+    }
+}
+
 impl Counts {
     fn of(&mut self, source: Prefix) -> [&mut Count; 2] {
         [&mut self.all, self.sources.entry(source).or_default()]
@@ -133,6 +156,7 @@ impl Counts {
 pub(crate) struct Slot {
     budget: Arc<Budget>,
     source: Prefix,
+    files: usize,
     handshake: Option<Handshake>,
 }
 
@@ -162,6 +186,7 @@ impl Drop for Slot {
         let budget = Arc::clone(&self.budget);
         let mut counts = budget.counts();
         self.end_handshake(&mut counts);
+        counts.files -= self.files;
         let [_, one] = counts.of(self.source).map(|count| {
             count.connections -= 1;
             count.connections
@@ -175,9 +200,11 @@ impl Drop for Slot {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::connection::Transport::{Quic, Tcp};
 
     const ROOMY: Limits = Limits {
         connections: 100,
+        files: 100,
         connections_per_source: 100,
         handshakes: 100,
         handshakes_per_source: 100,
@@ -204,47 +231,61 @@ mod tests {
             (Limits { handshakes_per_source: 1, ..ROOMY }, false, Refusal::SourceHandshakes),
         ] {
             let budget = Budget::new(limits);
-            let _held = accepted(budget.judge(source(1), true));
-            let same = budget.judge(source(1), true);
+            let _held = accepted(budget.judge(source(1), Quic, true));
+            let same = budget.judge(source(1), Quic, true);
             assert!(matches!(same, Answer::Refuse(why) if why == reason), "{limits:?}");
-            let other = budget.judge(source(2), true);
+            let other = budget.judge(source(2), Quic, true);
             assert_eq!(matches!(other, Answer::Refuse(_)), other_source_too, "{limits:?}");
         }
     }
 
     #[test]
+    fn a_connection_by_tcp_takes_a_file_more() {
+        let budget = Budget::new(Limits { files: 4, ..ROOMY });
+        let by_tcp = accepted(budget.judge(source(1), Tcp, true));
+        let _by_quic = accepted(budget.judge(source(1), Quic, true));
+        let full = budget.judge(source(2), Tcp, true);
+        assert!(matches!(full, Answer::Refuse(Refusal::Full)), "{full:?}");
+        let _last = accepted(budget.judge(source(2), Quic, true));
+        drop(by_tcp);
+        accepted(budget.judge(source(2), Tcp, true));
+    }
+
+    #[test]
     fn a_finished_handshake_makes_room_for_the_next_one() {
         let budget = Budget::new(Limits { handshakes: 1, retry_above: 1, ..ROOMY });
-        let mut first = accepted(budget.judge(source(1), false));
-        assert!(matches!(budget.judge(source(1), false), Answer::Retry));
+        let mut first = accepted(budget.judge(source(1), Quic, false));
+        assert!(matches!(budget.judge(source(1), Quic, false), Answer::Retry));
         first.established();
-        accepted(budget.judge(source(1), false));
+        accepted(budget.judge(source(1), Quic, false));
     }
 
     #[test]
     fn forged_addresses_leave_room_for_the_source_they_name() {
         let budget = Budget::new(Limits { handshakes_per_source: 3, retry_above: 2, ..ROOMY });
-        let _forged = [(); 2].map(|()| accepted(budget.judge(source(1), false)));
-        assert!(matches!(budget.judge(source(1), false), Answer::Retry));
-        accepted(budget.judge(source(1), true));
+        let _forged = [(); 2].map(|()| accepted(budget.judge(source(1), Quic, false)));
+        assert!(matches!(budget.judge(source(1), Quic, false), Answer::Retry));
+        accepted(budget.judge(source(1), Quic, true));
     }
 
     #[test]
     fn an_unproven_peer_is_never_told_that_the_server_is_full() {
         let budget = Budget::new(Limits { connections: 0, ..ROOMY });
-        assert!(matches!(budget.judge(source(1), false), Answer::Retry));
-        assert!(matches!(budget.judge(source(1), true), Answer::Refuse(Refusal::Full)));
+        assert!(matches!(budget.judge(source(1), Quic, false), Answer::Retry));
+        assert!(matches!(budget.judge(source(1), Quic, true), Answer::Refuse(Refusal::Full)));
     }
 
     #[test]
     fn nothing_is_remembered_of_a_source_that_has_left() {
         let budget = Budget::new(ROOMY);
-        let mut slots: Vec<_> =
-            (0..9).map(|last| accepted(budget.judge(source(last % 3), last % 2 == 0))).collect();
+        let mut slots: Vec<_> = (0..9)
+            .map(|last| accepted(budget.judge(source(last % 3), Quic, last % 2 == 0)))
+            .collect();
         slots[0].established();
         drop(slots);
         let counts = budget.counts();
         assert_eq!((counts.all.connections, counts.all.handshakes, counts.unproven), (0, 0, 0));
+        assert_eq!(counts.files, 0);
         assert!(counts.sources.is_empty());
     }
 }

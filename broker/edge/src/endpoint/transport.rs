@@ -10,9 +10,9 @@ use quinn_proto::{
     TransportConfig, ValidationTokenConfig, VarInt,
 };
 
-/// A connection without a packet for this long is gone, in milliseconds. The
-/// agent keeps its own alive; the server never does.
-const IDLE_TIMEOUT_MS: u32 = 60_000;
+/// A connection from which nothing comes for this long is gone. The agent keeps its
+/// own alive; the server never does.
+pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Bidirectional streams that a peer may have open.
 const BIDIRECTIONAL_STREAMS: u32 = 4;
@@ -54,9 +54,10 @@ const CONNECTION_ID_LABEL: &[u8] = b"tegata connection id v1";
 const QUIC_VERSIONS: [u32; 1] = [1];
 
 fn transport() -> TransportConfig {
+    let idle = IdleTimeout::try_from(IDLE_TIMEOUT).expect("a minute fits");
     let mut config = TransportConfig::default();
     config
-        .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE_TIMEOUT_MS))))
+        .max_idle_timeout(Some(idle))
         .keep_alive_interval(None)
         .max_concurrent_bidi_streams(VarInt::from_u32(BIDIRECTIONAL_STREAMS))
         .max_concurrent_uni_streams(VarInt::from_u32(UNIDIRECTIONAL_STREAMS))

@@ -11,20 +11,21 @@ use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use ipnet::IpNet;
 use prometheus_client::metrics::counter::Counter;
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{Connection, ConnectionError, VarInt};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
 use rustls_pki_types::CertificateDer;
 use serde_json::{Value, json};
-use tegata_edge::driver::RecvStream;
+use tegata_edge::connection::RecvStream;
 use tegata_edge::metrics::{EdgeMetrics, Refusal, RefusedLabels, registry};
 use tegata_edge::supervisor::Tasks;
 use tegata_edge::tls::{Party, RoleCertificate, provider};
 use tegata_edge::wire::{FrameReader, FrameWriter, WireError};
 use tegata_edge::{Endpoint, EndpointConfig, Handler, Limits, Link, Role};
 use tempfile::TempDir;
-use tokio::io::{AsyncRead as _, AsyncWriteExt as _, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::UdpSocket;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
@@ -145,6 +146,17 @@ impl House {
     }
 
     pub(crate) fn open_at(&self, listen: SocketAddr, limits: Limits, grace: Duration) -> Server {
+        self.open_behind(listen, limits, grace, Vec::new())
+    }
+
+    /// Opens a server with balancers in front of it.
+    pub(crate) fn open_behind(
+        &self,
+        listen: SocketAddr,
+        limits: Limits,
+        grace: Duration,
+        balancers: Vec<IpNet>,
+    ) -> Server {
         let (broker, gateway) = (self.broker(), self.gateway());
         let role = |alpn, certificate: &Arc<RoleCertificate>| {
             let certificate = Arc::clone(certificate);
@@ -152,7 +164,7 @@ impl House {
             Role { alpn, certificate, handler }
         };
         let roles = vec![role(FIRST, &broker), role(SECOND, &gateway)];
-        let config = EndpointConfig { listen, reset_key: NODE_KEY, limits, grace };
+        let config = EndpointConfig { listen, reset_key: NODE_KEY, limits, grace, balancers };
         let endpoint = Endpoint::bind(config, roles, self.metrics.clone()).expect("a free port");
         let address = endpoint.local_addr();
         let stop = CancellationToken::new();
@@ -172,6 +184,11 @@ impl House {
 
     pub(crate) fn visitor_at(&self, address: SocketAddr) -> Visitor {
         Visitor::at(address, self.ca.der(), &[FIRST])
+    }
+
+    /// Makes the TLS of a client that offers these ALPNs.
+    pub(crate) fn tls(&self, offer: &[&[u8]]) -> rustls::ClientConfig {
+        tls(self.ca.der(), offer)
     }
 
     pub(crate) fn refused(&self, reason: Refusal) -> u64 {
@@ -328,16 +345,7 @@ pub(crate) struct Visitor {
 
 impl Visitor {
     fn at(address: SocketAddr, ca: &CertificateDer<'static>, offer: &[&[u8]]) -> Self {
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(ca.clone()).expect("our CA");
-        let mut tls = rustls::ClientConfig::builder_with_provider(provider())
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .expect("TLS 1.3")
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        tls.alpn_protocols = offer.iter().map(|alpn| alpn.to_vec()).collect();
-        tls.enable_early_data = true;
-        let tls = QuicClientConfig::try_from(tls).expect("a suite to start with");
+        let tls = QuicClientConfig::try_from(tls(ca, offer)).expect("a suite to start with");
         let mut endpoint = quinn::Endpoint::client(address).expect("a socket");
         endpoint.set_default_client_config(quinn::ClientConfig::new(Arc::new(tls)));
         Self { endpoint }
@@ -366,10 +374,32 @@ impl Visitor {
     }
 }
 
+fn tls(ca: &CertificateDer<'static>, offer: &[&[u8]]) -> rustls::ClientConfig {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(ca.clone()).expect("our CA");
+    let mut tls = rustls::ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("TLS 1.3")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    tls.alpn_protocols = offer.iter().map(|alpn| alpn.to_vec()).collect();
+    tls.enable_early_data = true;
+    tls
+}
+
 /// Says one thing on a new stream and returns the answer.
 pub(crate) async fn ask(connection: &Connection, word: &str) -> Result<Value, WireError> {
     let opened = within(connection.open_bi()).await;
     let (send, receive) = opened.map_err(|_| WireError::Closed)?;
+    ask_on(send, receive, word).await
+}
+
+/// Says one thing on a stream and returns the answer.
+pub(crate) async fn ask_on(
+    send: impl AsyncWrite + Send + Unpin,
+    receive: impl AsyncRead + Send + Unpin,
+    word: &str,
+) -> Result<Value, WireError> {
     let deadline = Instant::now() + PATIENCE;
     let mut writer = FrameWriter::new(send);
     writer.write(&json!({ "say": word }), FRAME_LIMIT, deadline).await?;

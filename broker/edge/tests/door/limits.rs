@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use quinn::{ConnectionError, TransportErrorCode, VarInt};
 use tegata_edge::Limits;
-use tegata_edge::metrics::{Refusal, RoleLabels};
+use tegata_edge::connection::Transport;
+use tegata_edge::metrics::{ConnectionLabels, Refusal};
 
 use crate::house::{FIRST, House, ask, loopback, until, within};
 
@@ -62,7 +63,7 @@ async fn a_source_that_is_full_is_refused_until_one_of_it_leaves() {
 
 fn open(house: &House) -> i64 {
     let alpn = String::from_utf8_lossy(FIRST).into_owned();
-    house.metrics.open.get_or_create(&RoleLabels { alpn }).get()
+    house.metrics.open.get_or_create(&ConnectionLabels { alpn, transport: Transport::Quic }).get()
 }
 
 #[tokio::test]

@@ -10,3 +10,4 @@ mod house;
 mod limits;
 mod offers;
 mod operations;
+mod tcp;

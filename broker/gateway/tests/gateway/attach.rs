@@ -14,11 +14,12 @@ use tegata_proto::session::{AgentMessage, GatewayMessage, Mode, Resume, Right};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::Instant;
 
+use super::open;
 use crate::office::{Call, Key, Office, PATIENCE, Person, desktop, header, within};
 
 #[tokio::test]
 async fn a_good_ticket_is_attached_and_its_bytes_reach_the_desktop() {
-    let office = Office::open();
+    let office = open();
     let (listener, target) = desktop().await;
     let person = office.person(1, target);
     let mut call = office.call().await;
@@ -90,7 +91,7 @@ fn signed(office: &Office, person: &Person, change: impl FnOnce(&mut Person)) ->
 
 #[tokio::test]
 async fn what_public_keys_can_refuse_never_reaches_the_broker() {
-    let office = Office::open();
+    let office = open();
     let (listener, target) = desktop().await;
     let person = office.person(1, target);
     let ticket = |person: &Person, call: &Call| person.attach(person.ticket(), 1, &call.exporter);
@@ -184,7 +185,7 @@ async fn what_public_keys_can_refuse_never_reaches_the_broker() {
 
 #[tokio::test]
 async fn a_first_frame_that_is_no_attach_is_refused() {
-    let office = Office::open();
+    let office = open();
     for (message, code) in [
         (json!({"type": "bye", "code": "logged_off"}), Code::Malformed),
         (json!({"type": "ack", "channel": "rdp", "received": 1}), Code::Malformed),
@@ -201,7 +202,7 @@ async fn a_first_frame_that_is_no_attach_is_refused() {
 
 #[tokio::test]
 async fn an_agent_that_keeps_us_waiting_is_sent_away() {
-    let office = Office::open();
+    let office = open();
     let silent = office.call().await;
     let Call { writer, mut reader, connection, .. } = office.call().await;
     let mut stream = writer.into_inner();
@@ -225,7 +226,7 @@ async fn an_agent_that_keeps_us_waiting_is_sent_away() {
 
 #[tokio::test]
 async fn a_ticket_opens_one_link() {
-    let office = Office::open();
+    let office = open();
     let (listener, target) = desktop().await;
     let person = office.person(1, target);
     let (mut call, _line, _desktop) = office.seat(&person, &listener).await;
@@ -243,7 +244,7 @@ async fn a_ticket_opens_one_link() {
 
 #[tokio::test]
 async fn a_broker_that_is_slow_makes_the_agent_try_again() {
-    let office = Office::open();
+    let office = open();
     let (listener, target) = desktop().await;
     let person = office.person(1, target);
     let held = office.broker.hold().await;
@@ -264,7 +265,7 @@ async fn a_broker_that_is_slow_makes_the_agent_try_again() {
 
 #[tokio::test]
 async fn an_agent_that_leaves_before_the_answer_is_reported() {
-    let office = Office::open();
+    let office = open();
     let (_listener, target) = desktop().await;
     let person = office.person(1, target);
     let held = office.broker.hold().await;
@@ -279,7 +280,7 @@ async fn an_agent_that_leaves_before_the_answer_is_reported() {
 
 #[tokio::test]
 async fn a_desktop_outside_the_list_is_not_dialled() {
-    let office = Office::open();
+    let office = open();
     let listener = tokio::net::TcpListener::bind("127.0.0.2:0").await.expect("a port");
     let person = office.person(1, listener.local_addr().expect("an address"));
     let code = refused(&office, |call| {
@@ -294,7 +295,7 @@ async fn a_desktop_outside_the_list_is_not_dialled() {
 
 #[tokio::test]
 async fn a_desktop_that_does_not_listen_is_unreachable() {
-    let office = Office::open();
+    let office = open();
     let (listener, target) = desktop().await;
     drop(listener);
     let person = office.person(1, target);
@@ -309,7 +310,7 @@ async fn a_desktop_that_does_not_listen_is_unreachable() {
 
 #[tokio::test]
 async fn a_session_has_few_links_at_a_time() {
-    let office = Office::open();
+    let office = open();
     let (_listener, target) = desktop().await;
     let person = office.person(1, target);
     let held = office.broker.hold().await;

@@ -17,11 +17,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use prometheus_client::registry::Registry;
 use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{RecvStream, SendStream};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, Error, SignatureScheme};
 use serde_json::{Value, json};
+use tegata_edge::connection::Transport;
 use tegata_edge::metrics::EdgeMetrics;
 use tegata_edge::network::{NetworkClass, NetworkClasses};
 use tegata_edge::tls::{Party, RoleCertificate, provider};
@@ -37,6 +37,7 @@ use tegata_gateway::redeem::{
 };
 use tegata_gateway::sessions::Sessions;
 use tegata_gateway::verify::TokenKeys;
+use tegata_parts::streams::Streams;
 use tegata_proto::ALPN_SESSION;
 use tegata_proto::claims::{Claims, Confirmation, TYP_RESUME, TYP_TICKET};
 use tegata_proto::code::Code;
@@ -52,12 +53,15 @@ use tegata_proto::session::{
     AgentMessage, Attach, Attached, Channel, GatewayMessage, Open, Resume, Right,
 };
 use tempfile::TempDir;
+use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{RwLock, RwLockWriteGuard, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
+
+use crate::transport::{Connection, RecvStream, SendStream};
 
 pub(crate) const ISSUER: &str = "tegata-test";
 pub(crate) const KID: &str = "2026-a";
@@ -349,7 +353,9 @@ pub(crate) struct Office {
     pub(crate) signer: Key,
     pub(crate) registry: Registry,
     pub(crate) closing: CancellationToken,
-    /// What the next agent brings along.
+    /// How the next agent comes.
+    pub(crate) by: Transport,
+    /// What it brings along, if that is by QUIC.
     pub(crate) transport: Arc<quinn::TransportConfig>,
     address: SocketAddr,
     client: quinn::Endpoint,
@@ -358,8 +364,8 @@ pub(crate) struct Office {
 }
 
 impl Office {
-    /// Opens a gateway that dials every port of loopback.
-    pub(crate) fn open() -> Self {
+    /// Opens a gateway that dials every port of loopback. Agents come `by` that.
+    pub(crate) fn open(by: Transport) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let signer = Key::new();
         let mut registry = Registry::default();
@@ -394,6 +400,7 @@ impl Office {
                 reset_key: [7; 64],
                 limits: Limits::default(),
                 grace: PATIENCE,
+                balancers: Vec::new(),
             },
             vec![Role {
                 alpn: ALPN_SESSION,
@@ -418,6 +425,7 @@ impl Office {
             signer,
             registry,
             closing,
+            by,
             transport,
             address,
             client,
@@ -486,6 +494,22 @@ impl Office {
             .with_custom_certificate_verifier(Arc::new(AnyCertificate))
             .with_no_client_auth();
         config.alpn_protocols = vec![ALPN_SESSION.to_vec()];
+        let (connection, exporter) = match self.by {
+            Transport::Quic => self.call_by_quic(config).await,
+            Transport::Tcp => {
+                let socket = within(TcpStream::connect(self.address)).await.expect("it listens");
+                let streams = Streams::connect(socket, Arc::new(config), EXPORTER_LABEL);
+                let streams = within(streams).await.expect("a handshake");
+                let exporter = streams.exporter();
+                (Connection::Tcp(streams), exporter)
+            }
+        };
+        let (send, recv) = within(connection.open_bi()).await.expect("a stream");
+        let (writer, reader) = (FrameWriter::new(send), FrameReader::new(recv));
+        Call { connection, exporter, writer, reader, acked: 0 }
+    }
+
+    async fn call_by_quic(&self, config: rustls::ClientConfig) -> (Connection, [u8; 32]) {
         let config = QuicClientConfig::try_from(config).expect("a QUIC suite");
         let mut config = quinn::ClientConfig::new(Arc::new(config));
         config.transport_config(self.transport.clone());
@@ -495,9 +519,7 @@ impl Office {
         connection
             .export_keying_material(&mut exporter, EXPORTER_LABEL, b"")
             .expect("a finished handshake");
-        let (send, recv) = connection.open_bi().await.expect("a stream");
-        let (writer, reader) = (FrameWriter::new(send), FrameReader::new(recv));
-        Call { connection, exporter, writer, reader, acked: 0 }
+        (Connection::Quic(connection), exporter)
     }
 
     /// Takes a person all the way to their desktop.
@@ -517,7 +539,7 @@ impl Office {
 
 /// An agent's connection to the gateway.
 pub(crate) struct Call {
-    pub(crate) connection: quinn::Connection,
+    pub(crate) connection: Connection,
     pub(crate) exporter: [u8; 32],
     pub(crate) writer: FrameWriter<SendStream>,
     pub(crate) reader: FrameReader<RecvStream>,

@@ -12,7 +12,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use crate::office::{Call, Line, Office, desktop, within};
+use super::open;
+use crate::office::{Call, Line, desktop, within};
 
 const OTHERWISE: Policy = Policy {
     clipboard: true,
@@ -47,7 +48,7 @@ async fn is_reset(desktop: &mut TcpStream) -> bool {
 
 #[tokio::test]
 async fn a_link_that_comes_from_elsewhere_is_judged_again_and_goes_on() {
-    let office = Office::open();
+    let office = open();
     office.broker.says_of("other", Ok(Place { policy: Policy::default(), limits: ENDLESS }));
     let (listener, target) = desktop().await;
     let person = office.person(1, target);
@@ -70,7 +71,7 @@ async fn a_link_that_comes_from_elsewhere_is_judged_again_and_goes_on() {
 
 #[tokio::test]
 async fn a_desktops_connection_that_was_made_for_other_things_does_not_go_on() {
-    let office = Office::open();
+    let office = open();
     office.broker.says_of("other", Ok(Place { policy: OTHERWISE, limits: ENDLESS }));
     let (listener, target) = desktop().await;
     let person = office.person(1, target);
@@ -93,7 +94,7 @@ async fn a_desktops_connection_that_was_made_for_other_things_does_not_go_on() {
 
 #[tokio::test]
 async fn a_session_that_may_not_be_used_from_there_is_told_so_and_ends() {
-    let office = Office::open();
+    let office = open();
     office.broker.says_of("other", Err(Refused::Code(Code::NotAllowedHere)));
     let (listener, target) = desktop().await;
     let person = office.person(1, target);
@@ -110,7 +111,7 @@ async fn a_session_that_may_not_be_used_from_there_is_told_so_and_ends() {
 
 #[tokio::test]
 async fn a_link_that_nobody_decides_on_is_closed_and_may_come_back() {
-    let office = Office::open();
+    let office = open();
     office.broker.hold_for(600);
     let (listener, target) = desktop().await;
     let person = office.person(1, target);
@@ -127,7 +128,7 @@ async fn a_link_that_nobody_decides_on_is_closed_and_may_come_back() {
 
 #[tokio::test]
 async fn a_session_whose_time_is_over_ends_after_a_warning() {
-    let office = Office::open();
+    let office = open();
     let ends_in = Some(Duration::from_secs(11));
     office.broker.bound_by(Limits { idle: None, ends_in });
     let (listener, target) = desktop().await;
@@ -143,7 +144,7 @@ async fn a_session_whose_time_is_over_ends_after_a_warning() {
 
 #[tokio::test]
 async fn a_thin_client_that_nobody_touches_is_warned_and_ends_by_its_own_word() {
-    let office = Office::open();
+    let office = open();
     office.broker.bound_by(Limits { idle: Some(Duration::from_mins(1)), ends_in: None });
     let (listener, target) = desktop().await;
     let person = office.person(1, target);

@@ -11,6 +11,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
+use super::open;
 use crate::office::{Call, Line, Office, Person, desktop, take, uuid, within};
 
 /// A time in which something that must not happen would.
@@ -30,7 +31,7 @@ struct Seated {
 }
 
 async fn seated() -> Seated {
-    let office = Office::open();
+    let office = open();
     office.broker.hold_for(60);
     let (listener, target) = desktop().await;
     let person = office.person(1, target);
@@ -218,7 +219,7 @@ async fn an_ended_session_is_not_held() {
 
 #[tokio::test]
 async fn a_desktop_is_let_go_when_its_hold_is_over_or_it_has_closed() {
-    let office = Office::open();
+    let office = open();
     let (listener, target) = desktop().await;
     let sessions = office.sessions.clone();
     let mut watching = tokio::task::JoinSet::new();
@@ -262,7 +263,7 @@ async fn an_agent_that_acknowledges_what_was_never_sent_loses_its_link_and_not_i
 
 #[tokio::test]
 async fn grants_are_renewed_while_a_link_is_carried() {
-    let office = Office::open();
+    let office = open();
     office.broker.renew_after(Duration::from_millis(50));
     let (listener, target) = desktop().await;
     let person = office.person(1, target);

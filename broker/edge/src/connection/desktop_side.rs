@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::TcpStream;
+use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::SockRef;
@@ -15,11 +16,11 @@ pub const REPLAY: u64 = 1024 * 1024;
 /// reset.
 #[derive(Debug)]
 pub struct DesktopSide {
-    socket: TcpStream,
+    socket: Arc<TcpStream>,
     /// What goes to the agent.
-    pub(super) replay: Replay,
+    pub(crate) replay: Replay,
     /// What came from it.
-    pub(super) receipt: Receipt,
+    pub(crate) receipt: Receipt,
     in_order: bool,
 }
 
@@ -27,7 +28,7 @@ impl DesktopSide {
     /// Takes a connection that nothing has passed yet and that does not block.
     pub fn new(socket: TcpStream) -> Self {
         let (replay, receipt) = (Replay::new(REPLAY), Receipt::default());
-        Self { socket, replay, receipt, in_order: false }
+        Self { socket: Arc::new(socket), replay, receipt, in_order: false }
     }
 
     /// Returns how many bytes of the agent's were written onward to the desktop.
@@ -58,7 +59,7 @@ impl DesktopSide {
         }
     }
 
-    pub(super) fn socket(&self) -> &TcpStream {
+    pub(crate) fn socket(&self) -> &Arc<TcpStream> {
         &self.socket
     }
 
@@ -72,7 +73,7 @@ impl Drop for DesktopSide {
     fn drop(&mut self) {
         if !self.in_order {
             // A socket that refuses the option is closed in order instead.
-            let _ = SockRef::from(&self.socket).set_linger(Some(Duration::ZERO));
+            let _ = SockRef::from(&*self.socket).set_linger(Some(Duration::ZERO));
         }
     }
 }

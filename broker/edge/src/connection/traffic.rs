@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use prometheus_client::metrics::counter::Counter;
 
-use super::splice::Way;
+use super::Way;
 
 /// How many bytes went onward, and when the last did.
 #[derive(Debug)]
@@ -43,7 +43,7 @@ impl Traffic {
         }
     }
 
-    pub(super) fn carried(&self, way: Way, bytes: usize) {
+    pub(crate) fn carried(&self, way: Way, bytes: usize) {
         let (own, total) = match way {
             Way::Up => (&self.up, &self.total_up),
             Way::Down => (&self.down, &self.total_down),

@@ -1,0 +1,410 @@
+//! What is carried between an agent's stream and a desktop's socket, without a task
+//! or a buffer while nothing moves. Both transports carry by it; each shows it the
+//! stream as an [`Agent`].
+//!
+//! Knows no ticket, no session and no RDP. Upwards at most one read's bytes are held,
+//! downwards what the agent has not acknowledged, up to [`REPLAY`](super::REPLAY);
+//! then whoever is faster waits, so a peer that reads nothing stops its own sender and
+//! nobody else.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
+use std::task::{Poll, Waker};
+
+use bytes::{Buf as _, Bytes};
+use rustix::buffer::spare_capacity;
+use tegata_proto::replay::BadOffset;
+
+use super::{DesktopSide, Parted, Traffic, Way};
+
+/// Most bytes that one read takes from a desktop.
+const READ_MAX: usize = 256 * 1024;
+
+/// Most pieces that one write gives to a desktop.
+pub(crate) const PIECES_MAX: usize = 64;
+
+/// Most times in a turn that an agent's bytes are taken or a desktop written to.
+const STEPS_PER_TURN: usize = 8;
+
+/// An agent's stream, as one turn sees it.
+pub(crate) trait Agent {
+    /// Takes what has arrived, until there are [`PIECES_MAX`] pieces.
+    fn take(&mut self, into: &mut VecDeque<Bytes>) -> Taken;
+
+    /// Notes that so many bytes of those pieces went onward.
+    fn carried(&mut self, bytes: usize);
+
+    /// Sends as much of `chunk` as goes now.
+    fn give(&mut self, chunk: Bytes) -> Given;
+
+    /// Says that nothing more comes, after everything before. Tells whether the agent
+    /// still wants to hear it.
+    fn finish(&mut self) -> bool;
+}
+
+/// What came of taking.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// There may be more at once.
+    More,
+    /// More comes later.
+    Empty,
+    /// The agent has finished behind these pieces.
+    Finished,
+    /// The agent has given its stream up.
+    Gone,
+}
+
+/// What came of giving.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Given {
+    /// So many bytes are on their way.
+    Some(usize),
+    /// Nothing goes now.
+    Full,
+    /// The agent wants nothing more.
+    Gone,
+}
+
+/// What is carried, and how far.
+pub(crate) struct Carrying {
+    side: DesktopSide,
+    traffic: Arc<Traffic>,
+    up: Up,
+    down: Down,
+    /// Whether the desktop's socket may have bytes, may take some, and has told of
+    /// its end. The kernel tells of each change once.
+    readable: bool,
+    writable: bool,
+    hung_up: bool,
+    /// Who waits for bytes to acknowledge, and for how many.
+    owed: Option<(u64, Waker)>,
+}
+
+struct Up {
+    ready: bool,
+    /// What was read and not yet written; memory is kept while there is some.
+    pieces: VecDeque<Bytes>,
+    /// How the stream ended behind these pieces.
+    last: Option<Parted>,
+    end: End,
+}
+
+struct Down {
+    ready: bool,
+    end: End,
+}
+
+/// The end of one direction, and who waits for it.
+pub(crate) enum End {
+    Open(Option<Waker>),
+    Reached(Parted),
+    /// Whether it was the agent's connection that went.
+    Told {
+        agent_gone: bool,
+    },
+}
+
+/// What a turn has done.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Turn {
+    pub(crate) moved: usize,
+    /// Whether it ended with work left over.
+    pub(crate) more: bool,
+}
+
+/// Where a thread reads from desktops. It belongs to no session, so an idle one
+/// keeps nothing.
+#[derive(Default)]
+pub(crate) struct Scratch(Vec<u8>);
+
+impl Carrying {
+    /// Takes both ends into keeping; nothing is known of them yet.
+    pub(crate) fn new(side: DesktopSide, traffic: Arc<Traffic>) -> Self {
+        let up = Up { ready: true, pieces: VecDeque::new(), last: None, end: End::Open(None) };
+        let down = Down { ready: true, end: End::Open(None) };
+        let (readable, writable, hung_up, owed) = (true, true, false, None);
+        Self { side, traffic, up, down, readable, writable, hung_up, owed }
+    }
+
+    pub(crate) fn side(&mut self) -> &mut DesktopSide {
+        &mut self.side
+    }
+
+    pub(crate) fn socket(&self) -> &Arc<TcpStream> {
+        self.side.socket()
+    }
+
+    /// Gives the desktop's side back, and tells whether it can go on with another
+    /// stream: neither viewer nor desktop has ended what it says.
+    pub(crate) fn into_side(self) -> (DesktopSide, bool) {
+        let goes_on = self.up.end.may_go_on() && self.down.end.may_go_on();
+        (self.side, goes_on)
+    }
+
+    /// Notes how far the agent has got. Tells whether the desktop may be read again.
+    pub(crate) fn acknowledged(&mut self, received: u64) -> Result<bool, BadOffset> {
+        let had_room = self.side.replay.has_room();
+        self.side.replay.acknowledge(received)?;
+        Ok(!had_room && self.side.replay.has_room())
+    }
+
+    /// Is done when there are at least so many bytes to acknowledge to the agent.
+    pub(crate) fn poll_owed(&mut self, bytes: u64, waker: &Waker) -> Poll<()> {
+        if self.side.receipt.owed() >= bytes {
+            return Poll::Ready(());
+        }
+        let fewest = self.owed.take().map_or(bytes, |(others, _)| bytes.min(others));
+        self.owed = Some((fewest, waker.clone()));
+        Poll::Pending
+    }
+
+    /// Notes what the desktop's socket may do from now on, and whether it has ended.
+    pub(crate) fn desktop_changed(&mut self, readable: bool, writable: bool, hung_up: bool) {
+        self.hung_up |= hung_up;
+        self.readable |= readable || hung_up;
+        self.writable |= writable;
+    }
+
+    /// Notes that the agent's stream may have bytes.
+    pub(crate) fn agent_readable(&mut self) {
+        self.up.ready = true;
+    }
+
+    /// Notes that the stream to the agent may take bytes.
+    pub(crate) fn agent_writable(&mut self) {
+        self.down.ready = true;
+    }
+
+    /// Carries what can be carried in one turn, both ways.
+    pub(crate) fn turn(
+        &mut self,
+        agent: &mut impl Agent,
+        scratch: &mut Scratch,
+        lost: bool,
+    ) -> Turn {
+        let mut turn = Turn::default();
+        if self.up.end.is_open() {
+            self.carry_up(agent, lost, &mut turn);
+        }
+        if self.down.end.is_open() {
+            self.carry_down(agent, scratch, lost, &mut turn);
+        }
+        turn
+    }
+
+    fn carry_up(&mut self, agent: &mut impl Agent, lost: bool, turn: &mut Turn) {
+        for _ in 0..STEPS_PER_TURN {
+            if self.up.pieces.is_empty() {
+                match self.up.last.take() {
+                    Some(Parted::AgentFinished) => {
+                        let told = self.side.socket().shutdown(Shutdown::Write);
+                        let told =
+                            told.map_or_else(Parted::DesktopFailed, |()| Parted::AgentFinished);
+                        return self.up.end.reach(told);
+                    }
+                    Some(other) => return self.up.end.reach(other),
+                    None if self.up.ready => self.up.take(agent),
+                    None if lost => return self.up.end.reach(Parted::AgentGone),
+                    None => {
+                        self.up.pieces = VecDeque::new();
+                        return;
+                    }
+                }
+                continue;
+            }
+            if !self.writable {
+                return;
+            }
+            match write(self.side.socket(), &mut self.up.pieces) {
+                Ok(written) => {
+                    self.traffic.carried(Way::Up, written);
+                    self.side.receipt.wrote(written as u64);
+                    let owed = self.side.receipt.owed();
+                    if let Some((_, waker)) = self.owed.take_if(|(bytes, _)| owed >= *bytes) {
+                        waker.wake();
+                    }
+                    agent.carried(written);
+                    turn.moved += written;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable = false,
+                Err(error) => return self.up.fail(error),
+            }
+        }
+        turn.more = true;
+    }
+
+    fn carry_down(
+        &mut self,
+        agent: &mut impl Agent,
+        scratch: &mut Scratch,
+        lost: bool,
+        turn: &mut Turn,
+    ) {
+        if lost {
+            return self.down.end.reach(Parted::AgentGone);
+        }
+        let mut has_read = false;
+        loop {
+            if let Some(chunk) = self.side.replay.unsent() {
+                if !self.down.ready {
+                    return;
+                }
+                match agent.give(chunk) {
+                    Given::Some(bytes) => {
+                        self.side.replay.advance(bytes);
+                        self.traffic.carried(Way::Down, bytes);
+                    }
+                    Given::Full => self.down.ready = false,
+                    Given::Gone => return self.down.end.reach(Parted::AgentGone),
+                }
+                continue;
+            }
+            // What the agent acknowledges makes room.
+            if has_read || !self.readable || !self.side.replay.has_room() {
+                turn.more |= self.readable && self.side.replay.has_room();
+                return;
+            }
+            match scratch.read(self.side.socket()) {
+                Ok(bytes) if bytes.is_empty() => {
+                    let heard = agent.finish();
+                    let told = if heard { Parted::DesktopFinished } else { Parted::AgentGone };
+                    return self.down.end.reach(told);
+                }
+                Ok(bytes) => {
+                    // Less than there was room for: the kernel has no more, and
+                    // tells when it has.
+                    self.readable = bytes.len() >= READ_MAX || self.hung_up;
+                    self.side.replay.push(bytes);
+                    has_read = true;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
+                Err(error) => {
+                    // What came before the failure still reaches the agent.
+                    agent.finish();
+                    return self.down.end.reach(Parted::DesktopFailed(error));
+                }
+            }
+        }
+    }
+
+    /// Ends both directions without another look at the agent's connection.
+    pub(crate) fn lose_agent(&mut self) {
+        self.up.pieces = VecDeque::new();
+        self.up.end.reach(Parted::AgentGone);
+        self.down.end.reach(Parted::AgentGone);
+    }
+
+    pub(crate) fn end(&mut self, way: Way) -> &mut End {
+        match way {
+            Way::Up => &mut self.up.end,
+            Way::Down => &mut self.down.end,
+        }
+    }
+}
+
+impl Up {
+    /// Takes what the agent has sent, at most [`PIECES_MAX`] pieces.
+    fn take(&mut self, agent: &mut impl Agent) {
+        match agent.take(&mut self.pieces) {
+            Taken::More => {}
+            Taken::Empty => self.ready = false,
+            Taken::Finished => self.last = Some(Parted::AgentFinished),
+            Taken::Gone => self.last = Some(Parted::AgentGone),
+        }
+    }
+
+    fn fail(&mut self, error: io::Error) {
+        self.pieces = VecDeque::new();
+        self.end.reach(Parted::DesktopFailed(error));
+    }
+}
+
+impl End {
+    fn is_open(&self) -> bool {
+        matches!(self, Self::Open(_))
+    }
+
+    fn reach(&mut self, how: Parted) {
+        if let Self::Open(Some(waker)) = std::mem::replace(self, Self::Reached(how)) {
+            waker.wake();
+        }
+    }
+
+    pub(crate) fn poll(&mut self, waker: &Waker) -> Poll<Parted> {
+        match self {
+            Self::Open(waiting) => {
+                *waiting = Some(waker.clone());
+                Poll::Pending
+            }
+            Self::Told { .. } => Poll::Pending,
+            Self::Reached(how) => {
+                let agent_gone = matches!(how, Parted::AgentGone);
+                match std::mem::replace(self, Self::Told { agent_gone }) {
+                    Self::Reached(how) => Poll::Ready(how),
+                    Self::Open(_) | Self::Told { .. } => Poll::Pending,
+                }
+            }
+        }
+    }
+
+    /// Tells whether the direction has not ended, or only with the agent's
+    /// connection.
+    fn may_go_on(&self) -> bool {
+        match self {
+            Self::Open(_) => true,
+            Self::Reached(how) => matches!(how, Parted::AgentGone),
+            Self::Told { agent_gone } => *agent_gone,
+        }
+    }
+}
+
+/// Writes pieces, and takes out what the kernel has taken.
+fn write(to: &TcpStream, pieces: &mut VecDeque<Bytes>) -> io::Result<usize> {
+    let mut slices = [IoSlice::new(&[]); PIECES_MAX];
+    let mut count = 0;
+    for (slice, piece) in slices.iter_mut().zip(pieces.iter()) {
+        *slice = IoSlice::new(piece);
+        count += 1;
+    }
+    let written = match rustix::io::writev(to, &slices[..count]) {
+        Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+        Ok(written) => written,
+        Err(rustix::io::Errno::INTR) => 0,
+        Err(error) => return Err(error.into()),
+    };
+    let mut left = written;
+    while let Some(first) = pieces.front_mut().filter(|_| left > 0) {
+        let taken = left.min(first.len());
+        first.advance(taken);
+        left -= taken;
+        if first.is_empty() {
+            pieces.pop_front();
+        }
+    }
+    Ok(written)
+}
+
+impl Scratch {
+    /// Reads once; nothing means that the desktop has finished. A large read leaves
+    /// with the buffer it is in, a small one as a copy, so that no chunk that waits
+    /// for a slow agent pins more than twice its own size.
+    fn read(&mut self, from: &TcpStream) -> io::Result<Bytes> {
+        let Self(buffer) = self;
+        buffer.clear();
+        buffer.reserve_exact(READ_MAX);
+        let read = loop {
+            match rustix::io::read(from, spare_capacity(buffer)) {
+                Err(rustix::io::Errno::INTR) => {}
+                read => break read?,
+            }
+        };
+        if read >= READ_MAX / 2 {
+            Ok(Bytes::from(std::mem::take(buffer)))
+        } else {
+            Ok(Bytes::copy_from_slice(buffer))
+        }
+    }
+}
