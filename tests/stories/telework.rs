@@ -20,8 +20,9 @@ use tegata_tests::chaos::relay::Relay;
 use tegata_tests::chaos::schedule::Schedule;
 use tegata_tests::chaos::weather::Weather;
 use tegata_tests::dice::{Dice, long};
+use tegata_tests::evidence::audit_trail;
 use tegata_tests::site::{Builder, Site, pool, program};
-use tegata_tests::staff::echo;
+use tegata_tests::staff::{Login, echo};
 use tegata_tests::wait;
 
 const PASSWORD: &str = "Himitsu-1";
@@ -154,6 +155,121 @@ fn sato_goes_from_the_desk_to_the_meeting_room_and_no_byte_is_lost() -> Result<(
     let told: Vec<_> = sato.events().iter().map(|event| event["event"].to_string()).collect();
     let back = |event: &&String| [r#""migrated""#, r#""resumed""#].contains(&event.as_str());
     assert!(told.iter().filter(back).count() >= 1, "{told:?}");
+    Ok(())
+}
+
+/// How long a session may take to change its transport: two tries with QUIC, and some.
+const CROSSING: Duration = Duration::from_secs(75);
+
+/// Between two pieces, where it is not about how many there are.
+const PACE: Duration = Duration::from_millis(5);
+
+/// What carries the last event of this name; nothing where there was none.
+fn carried_by(login: &Login, event: &str) -> Option<String> {
+    let told = login.events();
+    let last = told.iter().rev().find(|told| told["event"] == event)?;
+    last["transport"].as_str().map(str::to_owned)
+}
+
+/// Counts the tickets that were redeemed at a site.
+fn redeemed(site: &Site) -> Result<usize> {
+    let trail = audit_trail(site)?;
+    Ok(trail.iter().filter(|record| record.action == "session.starting").count())
+}
+
+#[test]
+fn where_a_hotel_lets_no_udp_pass_sato_logs_in_and_works_all_the_same() -> Result<()> {
+    let network = Network::builder().quality(Uplink::Wifi, Quality::WIFI).start()?;
+    let office = network.server().inside(|| Office::open(|site| site.at(SERVER.into())))?;
+    let site = &office.site;
+    network.forbid_udp()?;
+    let (mut sato, desktop) = network.client().inside(|| {
+        let sato = site.login("sato", PASSWORD)?;
+        let desktop = sato.desktop()?;
+        Ok((sato, desktop))
+    })?;
+    let attached = sato.event("attached")?;
+    println!("{}", serde_json::json!({ "attached_ms": attached["elapsed_ms"] }));
+    let (connected, attached) = (carried_by(&sato, "connected"), carried_by(&sato, "attached"));
+    assert_eq!((connected.as_deref(), attached.as_deref()), (Some("tcp"), Some("tcp")));
+    carry(&desktop, Dice::new(), |sent| sent < 256).with_context(|| sato.log())?;
+    drop(desktop);
+    assert_eq!(sato.exit()?, 50, "{}", sato.log());
+    assert_eq!(redeemed(site)?, 1, "handshakes race, attaches do not");
+    Ok(())
+}
+
+#[test]
+fn a_session_goes_on_by_tcp_when_udp_is_forbidden_and_by_quic_when_it_is_allowed() -> Result<()> {
+    let network = Network::builder().quality(Uplink::Wifi, Quality::WIFI).start()?;
+    let office = network.server().inside(|| Office::open(|site| site.at(SERVER.into())))?;
+    let site = &office.site;
+    let (mut sato, desktop) = network.client().inside(|| {
+        let sato = site.login("sato", PASSWORD)?;
+        let desktop = sato.desktop()?;
+        Ok((sato, desktop))
+    })?;
+    assert_eq!(carried_by(&sato, "attached").as_deref(), Some("quic"));
+    let mut allowed = None;
+    let allowed = Mutex::new(&mut allowed);
+    let end = Instant::now() + CROSSING;
+    carry(&desktop, Dice::new(), |sent| {
+        thread::sleep(PACE);
+        if sent == 100 {
+            network.forbid_udp().unwrap();
+        }
+        let mut allowed = allowed.lock().unwrap();
+        if allowed.is_none() && carried_by(&sato, "resumed").as_deref() == Some("tcp") {
+            network.allow_udp().unwrap();
+            **allowed = Some(sent);
+        }
+        // Some more follows by QUIC.
+        let is_back = carried_by(&sato, "migrated").as_deref() == Some("quic");
+        (!is_back || sent % 100 != 99) && Instant::now() < end
+    })
+    .with_context(|| sato.log())?;
+    assert!(allowed.lock().unwrap().is_some_and(|sent| sent > 100), "{}", sato.log());
+    assert_eq!(carried_by(&sato, "migrated").as_deref(), Some("quic"), "{}", sato.log());
+    drop(desktop);
+    assert_eq!(sato.exit()?, 50, "{}", sato.log());
+    let told = sato.events();
+    let count = |name: &str| told.iter().filter(|event| event["event"] == name).count();
+    assert_eq!((count("connected"), count("attached")), (1, 1), "no login, no new viewer");
+    assert_eq!((count("link_lost"), count("resumed"), count("migrated")), (1, 1, 1), "{told:?}");
+    assert_eq!(redeemed(site)?, 1);
+    Ok(())
+}
+
+#[test]
+fn on_another_network_without_udp_the_session_goes_on_over_another_link() -> Result<()> {
+    let network = Network::builder().start()?;
+    let office = network.server().inside(|| Office::open(|site| site.at(SERVER.into())))?;
+    let site = &office.site;
+    network.forbid_udp()?;
+    let (mut sato, desktop) = network.client().inside(|| {
+        let sato = site.login("sato", PASSWORD)?;
+        let desktop = sato.desktop()?;
+        Ok((sato, desktop))
+    })?;
+    let end = Instant::now() + CROSSING;
+    carry(&desktop, Dice::new(), |sent| {
+        thread::sleep(PACE);
+        if sent == 100 {
+            // What has the old network's address is left behind.
+            network.switch_to(Uplink::Lte).unwrap();
+            network.switch_off(Uplink::Wifi).unwrap();
+        }
+        let is_there = carried_by(&sato, "migrated").or_else(|| carried_by(&sato, "resumed"));
+        (sent <= 100 || is_there.is_none() || sent % 100 != 99) && Instant::now() < end
+    })
+    .with_context(|| sato.log())?;
+    drop(desktop);
+    assert_eq!(sato.exit()?, 50, "{}", sato.log());
+    let moved = carried_by(&sato, "migrated").or_else(|| carried_by(&sato, "resumed"));
+    assert_eq!(moved.as_deref(), Some("tcp"), "{}", sato.log());
+    let sessions = network.server().inside(|| site.api()?.sessions())?;
+    assert!(sessions[0]["link"].as_u64().unwrap() > 1, "{sessions:?}");
+    assert_eq!(redeemed(site)?, 1);
     Ok(())
 }
 
