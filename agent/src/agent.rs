@@ -10,12 +10,12 @@ use tegata_proto::PROTOCOL_VERSION;
 use tegata_proto::code::Code;
 use tegata_proto::frame::{LIMIT_AFTER, LIMIT_BEFORE};
 use tegata_proto::id::LinkNumber;
-use tegata_proto::login::{AgentMessage, BrokerMessage, Failure, Hello, TicketAnswer};
+use tegata_proto::login::{AgentMessage, BrokerMessage, Failure, Hello, TicketAnswer, Welcome};
 use tegata_proto::proof::Purpose;
 use tokio::time::timeout;
 
 use crate::identity::Identity;
-use crate::link::{self, Candidate, Connection, Dialler, Field, Frames, LinkError};
+use crate::link::{self, Candidate, Connection, Dialler, Field, Frames, LinkError, SendStream};
 use crate::login::{Login, LoginRefused, Step, VERSION, Wishes};
 use crate::progress::{Event, Person};
 use crate::trust::{Authority, Expected};
@@ -26,6 +26,9 @@ const WELCOME_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a broker may say nothing while it looks for a desktop; longer than a
 /// pool's queue and the start of a machine take.
 const PATIENCE: Duration = Duration::from_mins(10);
+
+/// How long the system may take to look a name up.
+pub(crate) const LOOKUP_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Makes connections for any number of runs.
 #[derive(Debug, Clone)]
@@ -129,19 +132,7 @@ impl Agent {
         wishes: &Wishes,
         person: &mut P,
     ) -> Result<TicketAnswer, LoginError> {
-        let (mut say, hear) = connection.open().await?;
-        let mut hear = Frames::new(hear);
-        let exporter = connection.exporter()?;
-        let hello = AgentMessage::Hello(Hello {
-            v: PROTOCOL_VERSION,
-            agent_version: VERSION.into(),
-            locale: self.locale.clone(),
-            device_id: None,
-            key: identity.public_key(),
-            proof: identity.prove(Purpose::Login, &exporter, LinkNumber::LOGIN),
-        });
-        link::say(&mut say, &hello, LIMIT_BEFORE).await?;
-
+        let (mut say, mut hear) = self.hello(connection, identity).await?;
         let mut login = Login::new(wishes);
         let (mut patience, mut limit) = (WELCOME_DEADLINE, LIMIT_BEFORE);
         loop {
@@ -161,5 +152,46 @@ impl Agent {
                 }
             }
         }
+    }
+
+    /// Says hello to a broker, and returns its welcome; the login goes no further.
+    pub(crate) async fn greet(
+        &self,
+        connection: &Connection,
+        identity: &Identity,
+    ) -> Result<Welcome, LoginError> {
+        let (_say, mut hear) = self.hello(connection, identity).await?;
+        let heard = timeout(WELCOME_DEADLINE, hear.next::<BrokerMessage>(LIMIT_BEFORE));
+        match heard.await.map_err(|_| LinkError::Silent)?? {
+            BrokerMessage::Welcome(welcome) => Ok(welcome),
+            BrokerMessage::Error(failure) => Err(LoginRefused::Said(failure).into()),
+            BrokerMessage::Queued { .. }
+            | BrokerMessage::Pools { .. }
+            | BrokerMessage::Progress { .. }
+            | BrokerMessage::Ticket(_)
+            | BrokerMessage::Unsupported => {
+                Err(LoginRefused::OutOfOrder { message: "something else" }.into())
+            }
+        }
+    }
+
+    /// Opens the conversation.
+    async fn hello(
+        &self,
+        connection: &Connection,
+        identity: &Identity,
+    ) -> Result<(SendStream, Frames), LinkError> {
+        let (mut say, hear) = connection.open().await?;
+        let exporter = connection.exporter()?;
+        let hello = AgentMessage::Hello(Hello {
+            v: PROTOCOL_VERSION,
+            agent_version: VERSION.into(),
+            locale: self.locale.clone(),
+            device_id: None,
+            key: identity.public_key(),
+            proof: identity.prove(Purpose::Login, &exporter, LinkNumber::LOGIN),
+        });
+        link::say(&mut say, &hello, LIMIT_BEFORE).await?;
+        Ok((say, Frames::new(hear)))
     }
 }

@@ -30,6 +30,8 @@ pub struct Arguments {
 pub enum Command {
     /// Log in and show the desktop.
     Login(Box<LoginArguments>),
+    /// Look at everything that a session needs, and say what to do about it.
+    Doctor(DoctorArguments),
     /// Print the version.
     Version,
 }
@@ -62,6 +64,26 @@ pub struct LoginArguments {
     #[arg(long, value_name = "ADDRESS:PORT", value_parser = loopback)]
     pub forward: Option<SocketAddr>,
     /// How progress is told.
+    #[arg(long, value_enum, default_value_t)]
+    pub progress: Progress,
+    /// The language to speak.
+    #[arg(long, value_name = "ja|en")]
+    pub lang: Option<Language>,
+    /// A configuration file with defaults for all this.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// What `doctor` takes.
+#[derive(Debug, Default, clap::Args)]
+pub struct DoctorArguments {
+    /// Where the broker is; the port is 443 unless named.
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub server: Option<Server>,
+    /// The file with our authority's certificates, in PEM.
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+    /// How the findings are told.
     #[arg(long, value_enum, default_value_t)]
     pub progress: Progress,
     /// The language to speak.

@@ -17,6 +17,7 @@ pub mod attach;
 mod claim;
 pub mod comeback;
 pub mod config;
+pub mod doctor;
 pub mod identity;
 pub mod link;
 pub mod login;

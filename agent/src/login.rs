@@ -261,18 +261,7 @@ impl<'a> Login<'a> {
     }
 
     fn welcomed(&mut self, welcome: &Welcome) -> Result<Vec<Step>, LoginRefused> {
-        if welcome.v != PROTOCOL_VERSION {
-            return Err(LoginRefused::OtherVersion { v: welcome.v });
-        }
-        let (Some(minimum), Some(own)) = (version(&welcome.minimum_agent), version(VERSION)) else {
-            return Err(LoginRefused::Incomplete { message: "welcome" });
-        };
-        if own < minimum {
-            return Err(LoginRefused::TooOld { minimum: welcome.minimum_agent.clone() });
-        }
-        if !welcome.methods.contains(&Method::Password) {
-            return Err(LoginRefused::NoPassword);
-        }
+        judge(welcome)?;
         let realm = match &self.wishes.realm {
             Some(realm) if welcome.realms.contains(realm) => Some(realm.clone()),
             None if welcome.realms.len() == 1 => None,
@@ -317,6 +306,24 @@ impl<'a> Login<'a> {
         }
         Ok(steps)
     }
+}
+
+/// Decides whether a broker and this agent go together.
+///
+/// # Errors
+///
+/// Says why they do not.
+pub(crate) fn judge(welcome: &Welcome) -> Result<(), LoginRefused> {
+    if welcome.v != PROTOCOL_VERSION {
+        return Err(LoginRefused::OtherVersion { v: welcome.v });
+    }
+    let (Some(minimum), Some(own)) = (version(&welcome.minimum_agent), version(VERSION)) else {
+        return Err(LoginRefused::Incomplete { message: "welcome" });
+    };
+    if own < minimum {
+        return Err(LoginRefused::TooOld { minimum: welcome.minimum_agent.clone() });
+    }
+    if welcome.methods.contains(&Method::Password) { Ok(()) } else { Err(LoginRefused::NoPassword) }
 }
 
 fn admitted(answer: Box<TicketAnswer>) -> Result<Vec<Step>, LoginRefused> {

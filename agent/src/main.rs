@@ -3,18 +3,22 @@
 mod memory;
 
 use std::io::{self, Write as _};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::Parser as _;
-use tegata_agent::arguments::{Arguments, Command, LoginArguments, Plan, Progress};
+use tegata_agent::arguments::{
+    Arguments, Command, DoctorArguments, LoginArguments, Plan, Progress,
+};
 use tegata_agent::config::Config;
+use tegata_agent::doctor::{self, Examination, Report as _, Told};
 use tegata_agent::login::VERSION;
 use tegata_agent::password;
 use tegata_agent::progress::{Event, Json, Person, Plain};
 use tegata_agent::run::Run;
-use tegata_agent::words::Phrase;
+use tegata_agent::words::{Language, Phrase};
 use tegata_agent::{Agent, Authority, Wishes};
 use tegata_proto::code::Code;
 use tokio::runtime::Runtime;
@@ -55,15 +59,29 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Command::Login(arguments) => login(*arguments, start),
+        Command::Doctor(arguments) => doctor(arguments),
     }
 }
 
+/// Reads a configuration file, where one is named.
+fn configuration(path: Option<&PathBuf>) -> anyhow::Result<Config> {
+    let text = path.map(std::fs::read_to_string).transpose();
+    let text = text.context("the configuration cannot be read")?;
+    Ok(text.unwrap_or_default().parse()?)
+}
+
+/// Returns the locale of the environment.
+fn locale() -> String {
+    // POSIX: the first of these that is set and not empty counts.
+    ["LC_ALL", "LC_MESSAGES", "LANG"]
+        .into_iter()
+        .filter_map(|name| std::env::var(name).ok())
+        .find(|value| !value.is_empty())
+        .unwrap_or_default()
+}
+
 fn login(arguments: LoginArguments, start: Instant) -> ExitCode {
-    let config = match arguments.config.as_ref().map(std::fs::read_to_string).transpose() {
-        Ok(text) => text.unwrap_or_default().parse::<Config>().map_err(anyhow::Error::from),
-        Err(error) => Err(anyhow::Error::from(error).context("the configuration cannot be read")),
-    };
-    let config = match config {
+    let config = match configuration(arguments.config.as_ref()) {
         Ok(config) => config,
         Err(error) => {
             eprintln!("tegata-agent: {error:#}");
@@ -71,12 +89,7 @@ fn login(arguments: LoginArguments, start: Instant) -> ExitCode {
         }
     };
     let progress = arguments.progress;
-    // POSIX: the first of these that is set and not empty counts.
-    let locale = ["LC_ALL", "LC_MESSAGES", "LANG"]
-        .into_iter()
-        .filter_map(|name| std::env::var(name).ok())
-        .find(|value| !value.is_empty());
-    let plan = match arguments.plan(config, &locale.unwrap_or_default()) {
+    let plan = match arguments.plan(config, &locale()) {
         Ok(plan) => plan,
         Err(error) => {
             eprintln!("tegata-agent: {error}");
@@ -143,16 +156,57 @@ fn prepare(plan: Plan) -> Result<(Runtime, Agent, Run), (Code, anyhow::Error)> {
     let wishes = wishes.with_realm(plan.realm).with_pool(plan.pool);
 
     let broken = |error: io::Error| (Code::Internal, anyhow::Error::from(error));
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(WORKERS)
-        .enable_all()
-        .build()
-        .map_err(broken)?;
+    let runtime = runtime().map_err(broken)?;
     let agent = {
         let _inside = runtime.enter();
         Agent::new(authority).map_err(broken)?.with_locale(plan.language.tag())
     };
     Ok((runtime, agent, Run { server: plan.server, viewer: plan.viewer, wishes }))
+}
+
+fn doctor(arguments: DoctorArguments) -> ExitCode {
+    let mut config = match configuration(arguments.config.as_ref()) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("tegata-agent: {error:#}");
+            return EX_CONFIG.into();
+        }
+    };
+    let language = arguments.lang.or(config.lang);
+    let language = language.unwrap_or_else(|| Language::of_locale(&locale()));
+    let ca = arguments.ca.or(config.ca.take());
+    let (Some(ca), Some(examination)) = (ca, Examination::new(arguments.server, config)) else {
+        let missing = "name a server and a CA file, here or in the configuration";
+        eprintln!("tegata-agent: {missing}");
+        return Code::Configuration.exit().into();
+    };
+    let is_json = arguments.progress == Progress::Json;
+    let mut report = Told::new(io::stdout(), language, is_json);
+    let authority = match doctor::authority(&ca) {
+        Ok(authority) => authority,
+        Err(finding) => {
+            report.add(finding);
+            return Code::Configuration.exit().into();
+        }
+    };
+    let examined = runtime().and_then(|runtime| {
+        let agent = {
+            let _inside = runtime.enter();
+            Agent::new(authority)?.with_locale(language.tag())
+        };
+        runtime.block_on(examination.carry_out(&agent, &mut report));
+        runtime.shutdown_timeout(STRAGGLERS);
+        Ok(())
+    });
+    if let Err(error) = examined {
+        eprintln!("tegata-agent: {error}");
+        return Code::Internal.exit().into();
+    }
+    report.failure().map_or(ExitCode::SUCCESS, |code| code.exit().into())
+}
+
+fn runtime() -> io::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build()
 }
 
 /// Turns the signals that ask for an end into one; a second one is no different.

@@ -12,7 +12,7 @@ use tokio::net::lookup_host;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::agent::{Agent, LoginError};
+use crate::agent::{Agent, LOOKUP_DEADLINE, LoginError};
 use crate::arguments::Server;
 use crate::claim::Claim;
 use crate::identity::{Identity, NoKey};
@@ -22,9 +22,6 @@ use crate::progress::{Event, Person};
 use crate::run::stay::Stay;
 use crate::session::{AttachError, Session};
 use crate::viewer::{Scene, Stage, Viewer, ViewerError};
-
-/// How long the system may take to look a name up.
-const LOOKUP_DEADLINE: Duration = Duration::from_secs(10);
 
 /// How long the peers may take to hear that their connections are closed.
 const FAREWELL: Duration = Duration::from_secs(1);

@@ -138,6 +138,15 @@ impl Connection {
             Carrier::Tcp(connection) => connection.probe(),
         }
     }
+
+    /// Returns how large a datagram the way is known to carry, in bytes; nothing by
+    /// TCP, where the kernel sees to it.
+    pub(crate) fn datagram_size(&self) -> Option<u16> {
+        match &self.0 {
+            Carrier::Quic(connection) => Some(connection.stats().path.current_mtu),
+            Carrier::Tcp(_) => None,
+        }
+    }
 }
 
 impl From<quinn::SendStream> for SendStream {

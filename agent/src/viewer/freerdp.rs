@@ -122,7 +122,7 @@ impl Default for Options {
 }
 
 /// Finds `FreeRDP` in the search path.
-pub(super) fn find() -> Option<(PathBuf, Grammar)> {
+pub(crate) fn find() -> Option<(PathBuf, Grammar)> {
     let path = std::env::var_os("PATH")?;
     PROGRAMS.iter().zip([Grammar::Two, Grammar::Three]).find_map(|(name, grammar)| {
         let found = std::env::split_paths(&path).map(|dir| dir.join(name)).find(|p| p.is_file());

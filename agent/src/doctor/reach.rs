@@ -1,0 +1,86 @@
+//! Every address of a broker, tried by both transports at once.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::agent::Agent;
+use crate::link::{Candidate, Connection, HANDSHAKE_DEADLINE, LinkError, Transport, interleave};
+use crate::trust::Expected;
+
+/// What came of each try.
+pub(super) struct Reached(Vec<Try>);
+
+struct Try {
+    transport: Transport,
+    address: SocketAddr,
+    outcome: Result<(Connection, Duration), LinkError>,
+}
+
+/// Tries them all, and waits for every answer or its absence.
+pub(super) async fn reach(agent: &Agent, addresses: &[SocketAddr]) -> Reached {
+    let mut running = JoinSet::new();
+    for address in interleave(addresses.iter().copied()) {
+        for transport in [Transport::Quic, Transport::Tcp] {
+            let candidate = Candidate { address, expected: Expected::Broker };
+            let dialled = agent.dialler.dial(transport, candidate, HANDSHAKE_DEADLINE);
+            running.spawn(async move {
+                let begun = Instant::now();
+                let outcome = dialled.await.map(|(_, connection)| (connection, begun.elapsed()));
+                Try { transport, address, outcome }
+            });
+        }
+    }
+    Reached(running.join_all().await)
+}
+
+impl Reached {
+    /// Returns every connection, with its address and how long it took.
+    pub(super) fn made(&self) -> impl Iterator<Item = (SocketAddr, &Connection, Duration)> {
+        self.0.iter().filter_map(|tried| {
+            let (connection, took) = tried.outcome.as_ref().ok()?;
+            Some((tried.address, connection, *took))
+        })
+    }
+
+    /// Returns the connection that was made first.
+    pub(super) fn fastest(&self) -> Option<(SocketAddr, &Connection, Duration)> {
+        self.made().min_by_key(|(_, _, took)| *took)
+    }
+
+    /// Returns the one by this transport that was.
+    pub(super) fn best(&self, transport: Transport) -> Option<(SocketAddr, &Connection, Duration)> {
+        let by_it = self.made().filter(|(_, connection, _)| connection.transport() == transport);
+        by_it.min_by_key(|(_, _, took)| *took)
+    }
+
+    /// Returns why a peer that answered is not ours.
+    pub(super) fn wrong(&self) -> Option<&LinkError> {
+        self.0
+            .iter()
+            .filter_map(|tried| tried.outcome.as_ref().err())
+            .find(|error| is_answer(error))
+    }
+
+    /// Tells whether a peer that is not ours answers by this transport.
+    pub(super) fn is_answered(&self, transport: Transport) -> bool {
+        let by_it = self.0.iter().filter(|tried| tried.transport == transport);
+        by_it.filter_map(|tried| tried.outcome.as_ref().err()).any(is_answer)
+    }
+
+    /// Tells whether anything answers by any transport.
+    pub(super) fn is_anything_there(&self) -> bool {
+        self.fastest().is_some() || self.wrong().is_some()
+    }
+
+    /// Tells whether there is a connection to this address.
+    pub(super) fn is_reached(&self, address: SocketAddr) -> bool {
+        self.made().any(|(made, ..)| made == address)
+    }
+}
+
+fn is_answer(error: &LinkError) -> bool {
+    matches!(error, LinkError::Distrusted { .. } | LinkError::Handshake { .. })
+}

@@ -1,0 +1,106 @@
+use std::net::Ipv4Addr;
+
+use super::*;
+use crate::office::{Ca, Office, Peer, soon};
+use crate::words::Language;
+
+#[derive(Default)]
+struct Findings(Vec<Finding>);
+
+impl Report for Findings {
+    fn add(&mut self, finding: Finding) {
+        self.0.push(finding);
+    }
+}
+
+impl Findings {
+    fn of(&self, check: Check) -> Option<(Verdict, Option<Code>)> {
+        let finding = self.0.iter().find(|finding| finding.check == check)?;
+        Some((finding.verdict, finding.code))
+    }
+}
+
+const OK: Option<(Verdict, Option<Code>)> = Some((Verdict::Ok, None));
+
+async fn examined(office: &Office, server: &str) -> Findings {
+    let server = server.parse().expect("an address");
+    let examination = Examination { server, viewer: ViewerChoice::None };
+    let mut findings = Findings::default();
+    soon(examination.carry_out(&office.agent(), &mut findings)).await;
+    findings
+}
+
+fn broker(office: &mut Office) -> SocketAddr {
+    office.broker(|_, mut peer: Peer| async move {
+        peer.welcome().await?;
+        panic!("nobody logs in");
+    })
+}
+
+#[test]
+fn both_languages_say_something_of_their_own_with_the_same_value() {
+    for remark in Remark::ALL {
+        let (en, ja) = (remark.texts(Language::En), remark.texts(Language::Ja));
+        assert!(en.0.is_ascii() && !en.0.is_empty(), "{}", en.0);
+        assert!(ja.0.chars().any(|c| c > '\u{3000}'), "{}", ja.0);
+        let values = |texts: (&str, Option<&str>)| {
+            (texts.0.matches("{}").count(), texts.1.map(|text| text.matches("{}").count()))
+        };
+        assert_eq!(values(en), values(ja), "{}", en.0);
+    }
+}
+
+#[tokio::test]
+async fn where_all_is_well_a_broker_is_greeted_and_hears_no_password() {
+    let mut office = Office::new();
+    office.has_tcp = true;
+    let address = broker(&mut office);
+    let found = examined(&office, &address.to_string()).await;
+    for check in [Check::Name, Check::Quic, Check::Tcp, Check::Ipv4, Check::Ipv6] {
+        assert_eq!(found.of(check), OK, "{check:?}");
+    }
+    for check in [Check::Certificate, Check::Broker, Check::Mtu] {
+        assert_eq!(found.of(check), OK, "{check:?}");
+    }
+    // This broker believes that it is 1970.
+    assert_eq!(found.of(Check::Clock).map(|(verdict, _)| verdict), Some(Verdict::Warning));
+}
+
+#[tokio::test]
+async fn without_udp_or_without_tcp_there_is_a_warning_and_without_both_a_failure() {
+    let mut office = Office::new();
+    let address = broker(&mut office);
+    let found = examined(&office, &address.to_string()).await;
+    assert_eq!(found.of(Check::Quic), OK);
+    let warned = Some((Verdict::Warning, Some(Code::Unreachable)));
+    assert_eq!(found.of(Check::Tcp), warned);
+
+    office.has_tcp = true;
+    let address = broker(&mut office);
+    let (address, wire) = office.wire(address);
+    wire.set_udp_dark(true);
+    let found = examined(&office, &address.to_string()).await;
+    assert_eq!((found.of(Check::Quic), found.of(Check::Tcp)), (warned, OK));
+    assert_eq!((found.of(Check::Broker), found.of(Check::Mtu)), (OK, None));
+
+    let nobody = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let found = examined(&office, &nobody.local_addr().expect("bound").to_string()).await;
+    let failed = Some((Verdict::Failed, Some(Code::Unreachable)));
+    assert_eq!((found.of(Check::Quic), found.of(Check::Tcp)), (failed, failed));
+    assert_eq!(found.of(Check::Certificate), None, "nobody has shown one");
+}
+
+#[tokio::test]
+async fn a_certificate_says_what_is_wrong_with_it() {
+    let mut office = Office::new();
+    let stranger = Ca::new().issue(&["tegata:broker/b1"]);
+    let gateway = office.ca.issue(&["tegata:gateway/g1"]);
+    let old = office.ca.issue_for_years(&["tegata:broker/b1"], 2001, 2002);
+    for (leaf, is_clock) in [(stranger, false), (gateway, false), (old, true)] {
+        let address = office.serve(&leaf, tegata_proto::ALPN_LOGIN, |_, _| async { Ok(()) });
+        let found = examined(&office, &address.to_string()).await;
+        let failed = Some((Verdict::Failed, Some(Code::TlsFailed)));
+        assert_eq!(found.of(Check::Certificate), failed);
+        assert_eq!(found.of(Check::Clock), failed.filter(|_| is_clock));
+    }
+}
