@@ -63,6 +63,9 @@ pub struct LoginArguments {
     /// With --viewer none: gives the desktop's stream to one connection here.
     #[arg(long, value_name = "ADDRESS:PORT", value_parser = loopback)]
     pub forward: Option<SocketAddr>,
+    /// A command that shows notices above a full screen: exec:COMMAND.
+    #[arg(long, value_name = "exec:COMMAND")]
+    pub notice: Option<NoticeCommand>,
     /// How progress is told.
     #[arg(long, value_enum, default_value_t)]
     pub progress: Progress,
@@ -192,6 +195,26 @@ impl FromStr for ViewerChoice {
     }
 }
 
+/// A command that shows notices, and its arguments; never a shell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NoticeCommand(pub Vec<String>);
+
+/// The text is no command for notices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("is exec: and a command whose quotes match")]
+pub struct InvalidNoticeCommand;
+
+impl FromStr for NoticeCommand {
+    type Err = InvalidNoticeCommand;
+
+    fn from_str(text: &str) -> Result<Self, InvalidNoticeCommand> {
+        match text.parse() {
+            Ok(ViewerChoice::Exec(command)) => Ok(Self(command)),
+            Ok(ViewerChoice::Freerdp | ViewerChoice::None) | Err(_) => Err(InvalidNoticeCommand),
+        }
+    }
+}
+
 fn loopback(text: &str) -> Result<SocketAddr, String> {
     let address: SocketAddr = text.parse().map_err(|_| "is ADDRESS:PORT".to_owned())?;
     if address.ip().is_loopback() { Ok(address) } else { Err("is a loopback address".to_owned()) }
@@ -214,6 +237,8 @@ pub struct Plan {
     pub pool: Option<PoolName>,
     /// What shows the desktop.
     pub viewer: Viewer,
+    /// What shows notices.
+    pub notice: Option<Vec<String>>,
     /// The language to speak.
     pub language: Language,
 }
@@ -259,6 +284,7 @@ impl LoginArguments {
             password_file: self.password_file,
             pool: self.pool.or(config.pool),
             viewer,
+            notice: self.notice.or(config.notice).map(|NoticeCommand(command)| command),
             language,
         })
     }
@@ -314,6 +340,17 @@ mod tests {
             assert_eq!(bad.parse::<ViewerChoice>(), Err(InvalidViewer::Command), "{bad}");
         }
         assert_eq!("vnc".parse::<ViewerChoice>(), Err(InvalidViewer::Unknown));
+    }
+
+    #[test]
+    fn notices_are_shown_by_a_command_of_the_line_or_of_the_configuration() {
+        let config = "server = \"a\"\nca = \"b\"\nnotice = \"exec:show -t 9\"";
+        let shown = |words: &[&str]| planned(words, config).expect("complete").notice;
+        assert_eq!(shown(&[]), Some(["show", "-t", "9"].map(String::from).to_vec()));
+        assert_eq!(shown(&["--notice", "exec:tell"]), Some(vec!["tell".into()]));
+        for bad in ["freerdp", "none", "show", "exec:", "exec:'a"] {
+            assert!(login(&["--notice", bad]).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::str::FromStr;
 use serde::Deserialize;
 use tegata_proto::id::{PoolName, RealmName};
 
-use crate::arguments::{Server, ViewerChoice};
+use crate::arguments::{NoticeCommand, Server, ViewerChoice};
 use crate::viewer::freerdp::{EXTRA_ALLOWED, Options, Screen};
 use crate::words::Language;
 
@@ -37,6 +37,7 @@ struct RawConfig {
     username: Option<String>,
     pool: Option<String>,
     lang: Option<String>,
+    notice: Option<String>,
     viewer: RawViewer,
 }
 
@@ -71,6 +72,8 @@ pub struct Config {
     pub pool: Option<PoolName>,
     /// The language to speak.
     pub lang: Option<Language>,
+    /// What shows notices above a full screen.
+    pub notice: Option<NoticeCommand>,
     /// The viewer to use.
     pub viewer: Option<ViewerChoice>,
     /// What `FreeRDP` is told.
@@ -126,6 +129,7 @@ impl TryFrom<RawConfig> for Config {
             username: raw.username,
             pool: faults.parsed("pool", raw.pool),
             lang: faults.parsed("lang", raw.lang),
+            notice: faults.parsed("notice", raw.notice),
             viewer: faults.parsed("viewer.program", raw_viewer.program.take()),
             freerdp: options(raw_viewer, &mut faults),
         };

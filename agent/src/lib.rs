@@ -12,6 +12,7 @@
 //! of the desktop.
 
 pub mod agent;
+pub mod announcer;
 pub mod arguments;
 pub mod attach;
 mod claim;
@@ -19,6 +20,7 @@ pub mod comeback;
 pub mod config;
 pub mod doctor;
 pub mod identity;
+mod input;
 pub mod link;
 pub mod login;
 mod network;

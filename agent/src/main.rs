@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::Parser as _;
+use tegata_agent::announcer::Announced;
 use tegata_agent::arguments::{
     Arguments, Command, DoctorArguments, LoginArguments, Plan, Progress,
 };
@@ -98,13 +99,20 @@ fn login(arguments: LoginArguments, start: Instant) -> ExitCode {
     };
     let language = plan.language;
     let code = match progress {
-        Progress::Plain => carry_out(plan, &mut Plain::new(io::stdout(), language)),
-        Progress::Json => carry_out(plan, &mut Json::new(io::stdout(), start)),
+        Progress::Plain => carry_out(plan, Plain::new(io::stdout(), language)),
+        Progress::Json => carry_out(plan, Json::new(io::stdout(), start)),
     };
     code.exit().into()
 }
 
-fn carry_out<P: Person>(plan: Plan, person: &mut P) -> Code {
+fn carry_out<P: Person>(mut plan: Plan, person: P) -> Code {
+    let mut person = Announced::new(person, plan.notice.take(), plan.language);
+    let code = run(plan, &mut person);
+    person.finish();
+    code
+}
+
+fn run<P: Person>(plan: Plan, person: &mut P) -> Code {
     match prepare(plan) {
         Ok((runtime, agent, run)) => {
             let code = runtime.block_on(async {

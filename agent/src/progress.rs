@@ -212,7 +212,10 @@ impl<W: Write + Send> Person for Plain<W> {
             Event::LinkLost => self.phrase(Phrase::LinkLost, &""),
             Event::Resumed { .. } => self.phrase(Phrase::Resumed, &""),
             Event::Migrated { .. } => self.phrase(Phrase::Migrated, &""),
-            Event::Notice { code, .. } => self.phrase(Phrase::Notice, code),
+            Event::Notice { code, args } => {
+                let text = crate::words::notice(code, args, self.language);
+                self.line(&text);
+            }
             Event::Ended { code } => {
                 let text = crate::words::reason(*code, self.language);
                 self.line(text);

@@ -16,6 +16,7 @@ use crate::agent::{Agent, LOOKUP_DEADLINE, LoginError};
 use crate::arguments::Server;
 use crate::claim::Claim;
 use crate::identity::{Identity, NoKey};
+use crate::input::Input;
 use crate::login::Wishes;
 use crate::network::{Kernel, Network};
 use crate::progress::{Event, Person};
@@ -148,7 +149,9 @@ impl Run {
         let Reached { claim, session, scene } = reached;
         // From here on the password is the viewer's alone.
         drop(wishes);
-        Stay { agent, claim: &claim, person, stop, network }.last(session, stage, scene).await
+        let input = &Input::watch();
+        let stay = Stay { agent, claim: &claim, person, stop, network, input };
+        stay.last(session, stage, scene).await
     }
 }
 

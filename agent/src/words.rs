@@ -3,9 +3,11 @@
 //! The tables are `match`es over all phrases and all codes, and each row has all
 //! languages: the compiler refuses a gap.
 
+use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use tegata_proto::code::Code;
+use tegata_proto::session::Notice;
 
 /// A language of the agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,8 +94,20 @@ pub enum Phrase {
     Resumed,
     /// The connection has moved to another network.
     Migrated,
-    /// With the notice's code.
+    /// With the code of a notice that is not known here.
     Notice,
+    /// The desktop is shown anew, with what is allowed on this network.
+    PolicyChanged,
+    /// The desktop may not be used on this network.
+    NotAllowedHere,
+    /// With the time until the session ends.
+    TimeLimitSoon,
+    /// With the time until the session is closed for want of input.
+    IdleSoon,
+    /// A time of so many minutes.
+    Minutes,
+    /// A time of so many seconds.
+    Seconds,
     /// The clock may be wrong.
     ClockSuspect,
     /// With the seconds to wait.
@@ -131,6 +145,12 @@ impl Phrase {
         Self::Resumed,
         Self::Migrated,
         Self::Notice,
+        Self::PolicyChanged,
+        Self::NotAllowedHere,
+        Self::TimeLimitSoon,
+        Self::IdleSoon,
+        Self::Minutes,
+        Self::Seconds,
         Self::ClockSuspect,
         Self::TryAgainIn,
         Self::ChoosePool,
@@ -195,6 +215,24 @@ impl Phrase {
                 ja: "ネットワークが切り替わりました。接続は続いています。",
             },
             Self::Notice => Text { en: "Notice: {}", ja: "お知らせ: {}" },
+            Self::PolicyChanged => Text {
+                en: "Other rules hold on this network. Your desktop is shown again in a moment …",
+                ja: "このネットワークでは利用条件が変わります。画面を開き直します…",
+            },
+            Self::NotAllowedHere => Text {
+                en: "Your desktop cannot be used from this network. It is kept as it is.",
+                ja: "このネットワークからは利用できません。デスクトップはそのまま残ります。",
+            },
+            Self::TimeLimitSoon => Text {
+                en: "Your session ends in {}. Please save your work.",
+                ja: "あと{}で利用時間の上限です。作業内容を保存してください。",
+            },
+            Self::IdleSoon => Text {
+                en: "Nobody is working here. You will be disconnected in {}.",
+                ja: "しばらく操作がありません。あと{}で切断します。",
+            },
+            Self::Minutes => Text { en: "{} min", ja: " {} 分" },
+            Self::Seconds => Text { en: "{} s", ja: " {} 秒" },
             Self::ClockSuspect => Text {
                 en: "Check this device's clock first: the certificate does not hold at its time.",
                 ja: "まずこの端末の時計を確認してください。証明書の有効期間と合っていません。",
@@ -220,6 +258,27 @@ impl Phrase {
                 ja: "パスワードファイル {} は他の人も読める状態です。",
             },
         }
+    }
+}
+
+/// Returns what a notice of a gateway says to the person.
+pub fn notice(code: &str, args: &BTreeMap<String, String>, language: Language) -> String {
+    let left = || {
+        let seconds: u64 = args.get("left_s")?.parse().ok()?;
+        let (span, number) = match seconds {
+            0..120 if seconds != 60 => (Phrase::Seconds, seconds),
+            _ => (Phrase::Minutes, seconds / 60),
+        };
+        Some(span.with(language, &number.to_string()))
+    };
+    let unknown = || Phrase::Notice.with(language, code);
+    let soon = |phrase: Phrase| left().map_or_else(unknown, |left| phrase.with(language, &left));
+    match Notice::of(code) {
+        Some(Notice::PolicyChanged) => Phrase::PolicyChanged.with(language, ""),
+        Some(Notice::NotAllowedHere) => Phrase::NotAllowedHere.with(language, ""),
+        Some(Notice::TimeLimitSoon) => soon(Phrase::TimeLimitSoon),
+        Some(Notice::IdleSoon) => soon(Phrase::IdleSoon),
+        None => unknown(),
     }
 }
 
@@ -360,6 +419,22 @@ mod tests {
         for code in Code::ALL {
             assert!(reason(*code, Language::En).is_ascii(), "{code}");
             assert!(!reason(*code, Language::Ja).is_ascii(), "{code}");
+        }
+    }
+
+    #[test]
+    fn a_notice_tells_the_time_that_is_left_and_a_strange_one_its_code() {
+        let say = |code: &str, left: &str| {
+            let args = [("left_s".to_owned(), left.to_owned())].into();
+            [Language::En, Language::Ja].map(|language| notice(code, &args, language))
+        };
+        let soon = say("time_limit_soon", "300");
+        assert!(soon[0].contains("in 5 min.") && soon[1].contains("あと 5 分で"), "{soon:?}");
+        assert!(say("time_limit_soon", "60")[0].contains("in 1 min."));
+        assert!(say("idle_soon", "10")[1].contains("あと 10 秒で"));
+        assert!(say("idle_soon", "119")[0].contains("in 119 s."));
+        for (code, left) in [("idle_soon", "soon"), ("idle_soon", "-1"), ("fire", "1")] {
+            assert_eq!(say(code, left)[0], format!("Notice: {code}"), "{left}");
         }
     }
 

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::agent::Agent;
 use crate::claim::Claim;
+use crate::input::{Input, Reports};
 use crate::network::Network;
 use crate::progress::{Event, Person};
 use crate::relay::{Account, DesktopStream, End, Line};
@@ -40,6 +41,7 @@ pub(super) struct Stay<'a, P, N> {
     pub(super) person: &'a mut P,
     pub(super) stop: &'a CancellationToken,
     pub(super) network: &'a mut N,
+    pub(super) input: &'a Input,
 }
 
 /// What became of one connection to the desktop.
@@ -113,7 +115,9 @@ impl<P: Person, N: Network> Stay<'_, P, N> {
         let Session { attached, gateway, send, recv, control, from, .. } = session;
         let account = Account::new(Line { link: attached.link, send, recv, from });
         let source = self.network.source(gateway);
-        let mut road = Road::new(self.agent, self.claim, &account, control, gateway, source);
+        let reports = Reports::new(self.input, attached.input_every_ms);
+        let mut road =
+            Road::new(self.agent, self.claim, &account, control, gateway, source, reports);
         let (first_byte, mut first_byte_came) = oneshot::channel();
         let stream = DesktopStream { account: &account, security, first_byte };
         let mut showing = Box::pin(stage.show(stream, scene));

@@ -14,6 +14,7 @@ use tokio::sync::mpsc::Receiver;
 
 mod lost;
 mod path;
+mod place;
 mod tcp;
 
 use tegata_proto::session::GatewayMessage;

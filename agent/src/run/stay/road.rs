@@ -10,13 +10,14 @@ use tegata_proto::code::Code;
 use tegata_proto::frame::LIMIT_AFTER;
 use tegata_proto::login::Failure;
 use tegata_proto::replay::{ACK_BYTES, ACK_DELAY};
-use tegata_proto::session::{GatewayMessage, Mode};
+use tegata_proto::session::{AgentMessage, GatewayMessage, Mode};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Ended;
 use crate::agent::Agent;
 use crate::claim::{Claim, Crossings, received};
 use crate::comeback::{Wish, is_final};
+use crate::input::Reports;
 use crate::link::{Connection, KEEP_ALIVE, LinkError, Transport};
 use crate::network::Network;
 use crate::progress::{Event, Person};
@@ -53,6 +54,8 @@ pub(super) struct Road<'a> {
     /// When the gateway must have word of what was written to the viewer.
     word_due: Option<Instant>,
     tick: Tick,
+    /// When the gateway is told of the thin client's input.
+    reports: Reports<'a>,
     /// What had arrived when the link began.
     progress: u64,
     /// What had when another one was begun beside it.
@@ -95,6 +98,8 @@ pub(super) enum Turn {
     CutForNoReason,
     LookDue,
     TickDue,
+    /// The gateway is to be told of input.
+    InputDue,
     Back(Result<Box<Session>, Failure>),
     /// QUIC must be tried beside TCP.
     CrossingDue,
@@ -117,6 +122,7 @@ impl<'a> Road<'a> {
         link: Control,
         gateway: SocketAddr,
         source: Option<IpAddr>,
+        reports: Reports<'a>,
     ) -> Self {
         let tick = Tick::new(&link.connection);
         let progress = account.progress();
@@ -140,6 +146,7 @@ impl<'a> Road<'a> {
             patience: None,
             word_due: None,
             tick,
+            reports,
             progress,
             stood: progress,
         }
@@ -152,7 +159,7 @@ impl<'a> Road<'a> {
             // The word is put off, and not forgotten.
             self.word_due.get_or_insert_with(|| Instant::now() + ACK_DELAY);
         }
-        let Self { link, race, account, pulse, patience, word_due, tick, .. } = self;
+        let Self { link, race, account, pulse, patience, word_due, tick, reports, .. } = self;
         let (crossings, crossing) = (&self.crossings, &mut self.crossing);
         let may_cross = race.is_none() && crossing.is_none();
         let crossing_due = crossings.as_ref().map(Crossings::due).filter(|_| may_cross);
@@ -185,6 +192,7 @@ impl<'a> Road<'a> {
             () = at(*patience) => Turn::CutForNoReason,
             () = at(pulse.due()) => Turn::LookDue,
             () = sleep_until(tick.at) => Turn::TickDue,
+            () = reports.due(), if is_idle => Turn::InputDue,
             back = back => Turn::Back(back),
             () = at(crossing_due) => Turn::CrossingDue,
             crossed = crossed => Turn::Crossed(crossed),
@@ -224,6 +232,7 @@ impl<'a> Road<'a> {
                 self.tick();
                 Link::Kept
             }
+            Turn::InputDue => self.tell_of_input(),
             Turn::Back(back) => {
                 self.race = None;
                 let session = back.map_err(|Failure { code, .. }| Ended::There(code))?;
@@ -339,9 +348,11 @@ impl<'a> Road<'a> {
                 return Ok(Link::Kept);
             }
             // One that changes what the viewer may do has been taken note of before.
-            Ok(GatewayMessage::Policy { .. } | GatewayMessage::Unsupported) => {
+            Ok(GatewayMessage::Policy { input_every_ms, .. }) => {
+                self.reports.wanted(input_every_ms);
                 return Ok(Link::Kept);
             }
+            Ok(GatewayMessage::Unsupported) => return Ok(Link::Kept),
             Ok(GatewayMessage::Attached(_)) | Err(LinkError::Frame(_)) => {
                 return Err(Ended::Here(Code::Malformed));
             }
@@ -377,6 +388,13 @@ impl<'a> Road<'a> {
         }
         self.watch();
         Link::Kept
+    }
+
+    /// Begins to tell the gateway when the thin client was last touched.
+    fn tell_of_input(&mut self) -> Link {
+        let Some(Control { say, .. }) = &mut self.link else { return Link::Kept };
+        let input = AgentMessage::Input { idle_ms: self.reports.tell() };
+        if say.begin(&input).is_err() { Link::Lost } else { Link::Kept }
     }
 
     /// Watches whether what was just sent is answered.
@@ -449,6 +467,7 @@ impl<'a> Road<'a> {
         }
         let there = received(&session.attached);
         let Session { attached, gateway, send, recv, control, from, .. } = *session;
+        let every_ms = attached.input_every_ms;
         let line = Line { link: attached.link, send, recv, from };
         if self.account.resume(line, there).is_err() {
             control.close();
@@ -459,7 +478,9 @@ impl<'a> Road<'a> {
         let has_moved = self.is_leaving;
         let outage = self.outage.map(|outage| Outage { has_moved, ..outage });
         let asked = control.asked;
-        let fresh = Self::new(self.agent, self.claim, self.account, control, gateway, source);
+        let reports = self.reports.again(every_ms);
+        let Self { agent, claim, account, .. } = *self;
+        let fresh = Self::new(agent, claim, account, control, gateway, source, reports);
         *self = Self { outage, ..fresh };
         if self.outage.is_some() {
             self.recovered(person);

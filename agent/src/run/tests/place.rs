@@ -1,0 +1,87 @@
+//! A session that is found to come from another network.
+
+use std::collections::BTreeMap;
+
+use tegata_proto::policy::Policy;
+use tegata_proto::session::{Attached, GatewayMessage};
+
+use super::lost::{comes, links};
+use super::*;
+use crate::office::{Desk, attached};
+
+const LESS: Policy = Policy {
+    clipboard: false,
+    drive: false,
+    printer: false,
+    usb: false,
+    sound: true,
+    profile: None,
+};
+
+/// A gateway that says this over the first link once it is carried.
+fn saying(office: &mut Office, desk: &Desk, words: Vec<GatewayMessage>) -> Gateway {
+    let desk = desk.clone();
+    office.gateway(move |number, mut peer: Peer| {
+        let (desk, words) = (desk.clone(), words.clone());
+        async move {
+            if number > 0 {
+                desk.forget(b"again".to_vec());
+            }
+            let attached = desk.answer(&mut peer).await?;
+            if number > 0 {
+                let attached = Attached { policy: LESS, ..attached };
+                return desk.carry(&mut peer, attached, None).await;
+            }
+            let (mut send, _recv) = peer.carry_as(attached).await?;
+            let _ = send.write_chunk(bytes::Bytes::from_static(b"x")).await;
+            for word in words {
+                peer.say(&word).await?;
+            }
+            peer.connection.closed().await;
+            Ok(())
+        }
+    })
+}
+
+#[tokio::test]
+async fn other_redirections_are_a_notice_and_the_desktop_from_its_beginning() {
+    let mut office = Office::new();
+    let desk = Desk::sending(b"x".to_vec());
+    let notice = GatewayMessage::Notice { code: "policy_changed".into(), args: BTreeMap::new() };
+    let policy = GatewayMessage::Policy { policy: LESS, input_every_ms: None };
+    let gateway = saying(&mut office, &desk, vec![notice, policy]);
+    let broker = admitting(&mut office, &answer(vec![gateway]));
+    let agent = office.agent();
+    let stop = CancellationToken::new();
+    let run = to(broker, Viewer::Nothing);
+    let report = beside(&agent, run, &stop, async |mut watch: Receiver<Event>| {
+        comes(&mut watch, "notice").await;
+        comes(&mut watch, "attached").await;
+        comes(&mut watch, "first_byte").await;
+        stop.cancel();
+    })
+    .await;
+    assert_eq!(report.code, Code::Disconnected);
+    assert_eq!(links(&report, "attached"), 2);
+    assert_eq!(links(&report, "link_lost"), 0, "nothing was lost");
+    let held = desk.held();
+    let asked: Vec<_> = held.attaches.iter().map(|attach| attach.resume.is_some()).collect();
+    assert_eq!(asked, [false, false], "not the connection that it was");
+}
+
+#[tokio::test]
+async fn the_same_redirections_are_nothing_to_a_viewer() {
+    let mut office = Office::new();
+    let policy = attached(LinkNumber::FIRST).policy;
+    let desk = Desk::sending(b"x".to_vec());
+    let words = vec![
+        GatewayMessage::Policy { policy, input_every_ms: Some(1_000) },
+        GatewayMessage::End { cause: Code::IdleLimit },
+    ];
+    let gateway = saying(&mut office, &desk, words);
+    let broker = admitting(&mut office, &answer(vec![gateway]));
+    let report = alone(&office.agent(), to(broker, Viewer::Nothing)).await;
+    assert_eq!((report.code, report.code.exit()), (Code::IdleLimit, 51));
+    assert_eq!(links(&report, "attached"), 1);
+    assert!(matches!(report.last(), Event::Ended { code: Code::IdleLimit }));
+}
