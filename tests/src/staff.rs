@@ -79,6 +79,12 @@ impl<'a> Device<'a> {
         self
     }
 
+    /// Sits before a screen, whatever shows the desktop.
+    pub fn beside(mut self, screen: &Screen) -> Self {
+        self.environment.push(("DISPLAY".to_owned(), screen.display().to_owned()));
+        self
+    }
+
     /// Shows the desktop with a program.
     pub fn exec(mut self, command: &str) -> Self {
         self.viewer = vec!["--viewer".to_owned(), format!("exec:{command}")];
