@@ -3,10 +3,14 @@
 //! The question is answered before anything is kept for the peer. A peer whose
 //! address is not shown to be its own can use up neither the server's budget
 //! nor that of the source it claims to be: beyond a few, such peers are asked to
-//! show their address, which costs the server one packet and no memory.
+//! show their address, which costs the server one packet and no memory. By TCP every
+//! address is shown; there somebody of the source that is half way in most often makes
+//! room, so that few sources cannot shut out the others.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio_util::sync::CancellationToken;
 
 use crate::connection::Transport;
 use crate::metrics::Refusal;
@@ -26,9 +30,9 @@ pub struct Limits {
     pub files: usize,
     /// Open from one source, handshakes included.
     pub connections_per_source: usize,
-    /// Handshakes in progress in all.
+    /// Handshakes in progress in all, by each transport.
     pub handshakes: usize,
-    /// Handshakes in progress from one source.
+    /// Handshakes in progress from one source, by both together.
     pub handshakes_per_source: usize,
     /// Handshakes in progress with unproven addresses, above which a newcomer is
     /// asked to prove its own (Retry, RFC 9000 §8.1.2). 0 asks everybody.
@@ -72,6 +76,14 @@ struct Counts {
     files: usize,
     unproven: usize,
     sources: HashMap<Prefix, Count>,
+    arriving: Arriving,
+}
+
+/// Who is half way in by TCP.
+#[derive(Debug, Default)]
+struct Arriving {
+    all: usize,
+    sources: HashMap<Prefix, VecDeque<CancellationToken>>,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -95,7 +107,7 @@ impl Budget {
     ) -> Answer {
         let files = files(transport);
         let mut counts = self.counts();
-        let refusal = self.refusal(&counts, source, files);
+        let refusal = self.refusal(&mut counts, source, transport);
         if !proven && (refusal.is_some() || counts.unproven >= self.limits.retry_above) {
             return Answer::Retry;
         }
@@ -108,26 +120,40 @@ impl Budget {
             count.connections += 1;
             count.handshakes += 1;
         }
+        let handshake = Some(match transport {
+            Transport::Quic => Handshake::Quic { proven },
+            Transport::Tcp => Handshake::Tcp(counts.arriving.enter(source)),
+        });
         drop(counts);
         let budget = Arc::clone(self);
-        let handshake = Some(Handshake { proven });
         Answer::Accept(Slot { budget, source, files, handshake })
     }
 
-    fn refusal(&self, counts: &Counts, source: Prefix, files: usize) -> Option<Refusal> {
+    /// Returns why a newcomer cannot come in. One by TCP may have somebody else make
+    /// room.
+    fn refusal(
+        &self,
+        counts: &mut Counts,
+        source: Prefix,
+        transport: Transport,
+    ) -> Option<Refusal> {
         let limits = &self.limits;
         let one = counts.sources.get(&source).copied().unwrap_or_default();
-        let too_many_files = counts.files.saturating_add(files) > limits.files;
+        let too_many_files = counts.files.saturating_add(files(transport)) > limits.files;
         if counts.all.connections >= limits.connections || too_many_files {
             Some(Refusal::Full)
         } else if one.connections >= limits.connections_per_source {
             Some(Refusal::SourceFull)
-        } else if counts.all.handshakes >= limits.handshakes {
-            Some(Refusal::Handshakes)
         } else if one.handshakes >= limits.handshakes_per_source {
             Some(Refusal::SourceHandshakes)
         } else {
-            None
+            let fits = match transport {
+                Transport::Quic => counts.all.handshakes - counts.arriving.all < limits.handshakes,
+                Transport::Tcp => {
+                    counts.arriving.all < limits.handshakes || counts.make_room(source)
+                }
+            };
+            (!fits).then_some(Refusal::Handshakes)
         }
     }
 
@@ -149,6 +175,69 @@ impl Counts {
     fn of(&mut self, source: Prefix) -> [&mut Count; 2] {
         [&mut self.all, self.sources.entry(source).or_default()]
     }
+
+    fn end_handshake(&mut self, source: Prefix) {
+        for count in self.of(source) {
+            count.handshakes -= 1;
+        }
+    }
+
+    /// Sends the oldest away of the source that is half way in most often, if that is
+    /// oftener than the newcomer's would be.
+    fn make_room(&mut self, newcomer: Prefix) -> bool {
+        let Some(source) = self.arriving.busiest(newcomer) else { return false };
+        if let Some(oldest) = self.arriving.oldest(source) {
+            self.end_handshake(source);
+            oldest.cancel();
+        }
+        true
+    }
+}
+
+impl Arriving {
+    fn enter(&mut self, source: Prefix) -> CancellationToken {
+        let displaced = CancellationToken::new();
+        self.all += 1;
+        self.sources.entry(source).or_default().push_back(displaced.clone());
+        displaced
+    }
+
+    /// Returns the source to make room, if one has more than a newcomer's would have.
+    fn busiest(&self, newcomer: Prefix) -> Option<Prefix> {
+        let own = self.sources.get(&newcomer).map_or(0, VecDeque::len);
+        let (source, most) = self
+            .sources
+            .iter()
+            .map(|(source, waiting)| (*source, waiting.len()))
+            .max_by_key(|(_, waiting)| *waiting)?;
+        (most > own + 1).then_some(source)
+    }
+
+    fn oldest(&mut self, source: Prefix) -> Option<CancellationToken> {
+        let waiting = self.sources.get_mut(&source)?;
+        let oldest = waiting.pop_front();
+        self.all -= usize::from(oldest.is_some());
+        if waiting.is_empty() {
+            self.sources.remove(&source);
+        }
+        oldest
+    }
+
+    /// Takes somebody out who is in, or has gone. Tells whether it was still here.
+    fn leave(&mut self, source: Prefix, displaced: &CancellationToken) -> bool {
+        if displaced.is_cancelled() {
+            return false;
+        }
+        let Some(waiting) = self.sources.get_mut(&source) else { return false };
+        // Equal ones are the same one: nobody here has a parent.
+        let Some(at) = waiting.iter().position(|other| other == displaced) else { return false };
+        waiting.remove(at);
+        self.all -= 1;
+        if waiting.is_empty() {
+            self.sources.remove(&source);
+        }
+        true
+    }
 }
 
 /// One connection's place in the budget; given back when dropped.
@@ -160,9 +249,13 @@ pub(crate) struct Slot {
     handshake: Option<Handshake>,
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Handshake {
-    proven: bool,
+#[derive(Debug)]
+enum Handshake {
+    Quic {
+        proven: bool,
+    },
+    /// Cancelled when somebody else was let in instead.
+    Tcp(CancellationToken),
 }
 
 impl Slot {
@@ -171,12 +264,31 @@ impl Slot {
         self.end_handshake(&mut self.budget.clone().counts());
     }
 
-    fn end_handshake(&mut self, counts: &mut Counts) {
-        if let Some(Handshake { proven }) = self.handshake.take() {
-            counts.unproven -= usize::from(!proven);
-            for count in counts.of(self.source) {
-                count.handshakes -= 1;
+    /// Waits until the handshake's place was given to somebody else, who needed it
+    /// more. By QUIC that never comes.
+    pub(crate) fn displaced(&self) -> impl Future<Output = ()> + use<> {
+        let displaced = match &self.handshake {
+            Some(Handshake::Tcp(displaced)) => Some(displaced.clone()),
+            Some(Handshake::Quic { .. }) | None => None,
+        };
+        async move {
+            match displaced {
+                Some(displaced) => displaced.cancelled().await,
+                None => std::future::pending().await,
             }
+        }
+    }
+
+    fn end_handshake(&mut self, counts: &mut Counts) {
+        match self.handshake.take() {
+            Some(Handshake::Quic { proven }) => {
+                counts.unproven -= usize::from(!proven);
+                counts.end_handshake(self.source);
+            }
+            Some(Handshake::Tcp(displaced)) if counts.arriving.leave(self.source, &displaced) => {
+                counts.end_handshake(self.source);
+            }
+            Some(Handshake::Tcp(_)) | None => {}
         }
     }
 }
@@ -237,6 +349,34 @@ mod tests {
             let other = budget.judge(source(2), Quic, true);
             assert_eq!(matches!(other, Answer::Refuse(_)), other_source_too, "{limits:?}");
         }
+    }
+
+    #[test]
+    fn by_tcp_the_busiest_source_makes_room_and_nobody_elses_handshake_is_touched() {
+        let budget = Budget::new(Limits { handshakes: 4, ..ROOMY });
+        let busy: Vec<_> = (0..3).map(|_| accepted(budget.judge(source(1), Tcp, true))).collect();
+        let lone = accepted(budget.judge(source(2), Tcp, true));
+        let full = budget.judge(source(1), Tcp, true);
+        assert!(matches!(full, Answer::Refuse(Refusal::Handshakes)), "not by itself: {full:?}");
+        accepted(budget.judge(source(1), Quic, true));
+        let newcomer = accepted(budget.judge(source(3), Tcp, true));
+        let is_displaced = |slot: &Slot| match &slot.handshake {
+            Some(Handshake::Tcp(displaced)) => displaced.is_cancelled(),
+            Some(Handshake::Quic { .. }) | None => false,
+        };
+        let displaced: Vec<_> = busy.iter().map(is_displaced).collect();
+        assert_eq!(displaced, [true, false, false], "the oldest");
+        assert!(!is_displaced(&lone) && !is_displaced(&newcomer));
+        // Two each at most: nobody has more than the others.
+        let again = budget.judge(source(4), Tcp, true);
+        let fifth = accepted(again);
+        assert!(is_displaced(&busy[1]) && !is_displaced(&busy[2]));
+        let full = budget.judge(source(5), Tcp, true);
+        assert!(matches!(full, Answer::Refuse(Refusal::Handshakes)), "{full:?}");
+        drop((busy, lone, newcomer, fifth));
+        let counts = budget.counts();
+        assert_eq!((counts.all.connections, counts.all.handshakes), (0, 0));
+        assert!(counts.arriving.sources.is_empty() && counts.arriving.all == 0);
     }
 
     #[test]

@@ -84,10 +84,14 @@ impl Newcomer {
 
     async fn arrive(self, terms: &Terms, door: &Door) -> Result<Arrived, NotIn> {
         let Self { mut socket, mut remote, mut slot } = self;
-        let handshake = || NotIn::Refused(Refusal::Handshake);
-        prepare(&socket).map_err(|_| handshake())?;
+        prepare(&socket).map_err(|_| NotIn::Refused(Refusal::Handshake))?;
         if terms.is_balancer(remote) {
-            match origin(&mut socket).await {
+            let told = tokio::select! {
+                biased;
+                () = slot.displaced() => return Err(NotIn::Refused(Refusal::Handshakes)),
+                told = origin(&mut socket) => told,
+            };
+            match told {
                 Ok(Origin::Peer(told)) => remote = told,
                 Ok(Origin::Balancer) => return Err(NotIn::HealthCheck),
                 Err(_) => return Err(NotIn::Refused(Refusal::Balancer)),
@@ -101,22 +105,44 @@ impl Newcomer {
                 }
             };
         }
-        let mut tls = terms.tls.accept(Line::new(socket)).await.map_err(|error| {
+        let mover = tokio::select! {
+            biased;
+            () = slot.displaced() => return Err(NotIn::Refused(Refusal::Handshakes)),
+            mover = handshake(socket, &terms.tls, remote) => mover?,
+        };
+        Ok(Arrived { mover, remote, slot })
+    }
+}
+
+/// Goes through both handshakes.
+async fn handshake(
+    socket: TcpStream,
+    tls: &TlsAcceptor,
+    remote: SocketAddr,
+) -> Result<Mover, NotIn> {
+    let failed = NotIn::Refused(Refusal::Handshake);
+    let mut tls = match tls.accept(Line::new(socket)).await {
+        Ok(tls) => tls,
+        Err(error) => {
             debug!(%remote, %error, "Handshake failed");
-            handshake()
-        })?;
-        let mut exporter = [0; EXPORTER_LEN];
-        let session = tls.get_ref().1;
-        let keyed = session.export_keying_material(&mut exporter, EXPORTER_LABEL, Some(b""));
-        let alpn = session.alpn_protocol().map(<[u8]>::to_vec);
-        let (Ok(_), Some(alpn)) = (keyed, alpn) else { return Err(handshake()) };
-        let heard = tls.get_mut().0.established();
-        let http = rules().handshake(tls).await.map_err(|error| {
+            return Err(failed);
+        }
+    };
+    let mut exporter = [0; EXPORTER_LEN];
+    let session = tls.get_ref().1;
+    let keyed = session.export_keying_material(&mut exporter, EXPORTER_LABEL, Some(b""));
+    let alpn = session.alpn_protocol().map(<[u8]>::to_vec);
+    let (Ok(_), Some(alpn)) = (keyed, alpn) else { return Err(failed) };
+    let heard = tls.get_mut().0.established();
+    match rules().handshake(tls).await {
+        Ok(http) => {
+            let shared = Shared::new(Peer { remote, alpn, exporter });
+            Ok(Mover { http, heard, shared })
+        }
+        Err(error) => {
             debug!(%remote, %error, "Handshake failed");
-            handshake()
-        })?;
-        let shared = Shared::new(Peer { remote, alpn, exporter });
-        Ok(Arrived { mover: Mover { http, heard, shared }, remote, slot })
+            Err(failed)
+        }
     }
 }
 

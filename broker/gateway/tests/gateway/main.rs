@@ -3,6 +3,7 @@
 
 #![expect(clippy::duplicate_mod, reason = "each story is told twice")]
 
+mod crossing;
 mod office;
 mod tokens;
 mod transport;
@@ -18,7 +19,7 @@ mod quic {
     mod ending;
     mod places;
     mod relay;
-    mod resume;
+    pub(crate) mod resume;
     mod roam;
 
     fn open() -> Office {

@@ -140,7 +140,13 @@ async fn what_was_acknowledged_is_forgotten_and_the_rest_is_not() {
 
 #[tokio::test]
 async fn many_links_in_a_row_carry_every_byte_once() {
-    let Seated { office, listener: _listener, person, call: _call, line: _line, desktop } =
+    carry_over_many_links(|_, _| {}).await;
+}
+
+/// Sends a long transfer both ways over one link after another; `before_each` is told
+/// the number of the next.
+pub(crate) async fn carry_over_many_links(before_each: impl Fn(&mut Office, usize)) {
+    let Seated { mut office, listener: _listener, person, call: _call, line: _line, desktop } =
         seated().await;
     let (up, down) = (numbered(0, LONG), numbered(5, LONG));
     let (mut desktop_read, mut desktop_write) = desktop.into_split();
@@ -158,6 +164,7 @@ async fn many_links_in_a_row_carry_every_byte_once() {
     let mut number = 1;
     while at_viewer.len() < LONG {
         number += 1;
+        before_each(&mut office, number);
         let before = at_viewer.len();
         let (mut call, mut line, received) =
             resume(&office, &person, number as u64, before as u64).await;
