@@ -2,7 +2,7 @@
 //! operations ports, each with the answer it gets.
 //!
 //! A new sin is one row of [`login`], [`session`], [`tickets`], [`grants`],
-//! [`packets`], [`handshakes`] or [`operations`]. Whatever the row, [`place`] checks after it
+//! [`packets`], [`handshakes`], [`tcp`] or [`operations`]. Whatever the row, [`place`] checks after it
 //! that the broker runs, that an honest client comes in meanwhile, that memory
 //! is bounded and that each log line is one line.
 
@@ -22,6 +22,7 @@ pub mod operations;
 pub mod packets;
 pub mod place;
 pub mod session;
+pub mod tcp;
 pub mod tickets;
 
 /// What a peer may take beyond a deadline, on a machine that is busy with other
@@ -43,7 +44,8 @@ pub enum Answer {
     Code(Code),
     /// The connection closed without a word.
     Closed,
-    /// The connection closed by QUIC itself, with this error (RFC 9000 §20.1).
+    /// The connection closed by QUIC itself, with this error (RFC 9000 §20.1), or by
+    /// HTTP/2 (RFC 9113 §7).
     Transport(u64),
     /// The same, with one of two errors that are as good.
     EitherTransport(u64, u64),

@@ -14,7 +14,7 @@ use tegata_proto::{ALPN_LOGIN, ALPN_SESSION};
 use tegata_tests::sins::place::{GROWTH_KIB, PASSWORD, Place};
 use tegata_tests::sins::{
     conversation, crowd, flood, grants, handshakes, is_long, login, operations, packets, seed,
-    session, tickets,
+    session, tcp, tickets,
 };
 use tegata_tests::stranger::{self, Keys, Line, attach_with, ticket_purpose};
 use tokio::task::{JoinSet, spawn_blocking};
@@ -256,6 +256,56 @@ async fn half_open_handshakes_are_bounded_and_gone_within_ten_seconds() -> Resul
 async fn retries(place: &Place) -> Result<u64> {
     let metrics = operations::metrics(place.site.operations()).await?;
     Ok(operations::value(&metrics, "tegata_edge_retries_total"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_sin_by_tcp_gets_its_answer() -> Result<()> {
+    let place = place(1).await?;
+    place.is_well().await?;
+    tcp::comes_in(&place).await?;
+    let before = place.memory_kib()?;
+    tcp::commit_all(&place, LANES, tcp::table()).await?;
+    tcp::comes_in(&place).await?;
+    place.has_endured(before, GROWTH_KIB).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn five_hundred_peers_by_tcp_that_go_silent_anywhere_hold_up_nobody() -> Result<()> {
+    let place = place(1).await?;
+    place.is_well().await?;
+    let before = place.memory_kib()?;
+    let ((), fared) = place.meanwhile(tcp::gathers(&place, 500)).await?;
+    println!("{fared:?}");
+    ensure!(fared.greeted > 0);
+    tcp::comes_in(&place).await?;
+    place.has_endured(before, GROWTH_KIB).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn half_open_connections_by_tcp_are_bounded_and_gone_and_shut_out_nobody() -> Result<()> {
+    let count = if is_long() { 8_000 } else { 1_500 };
+    let place = place(1).await?;
+    place.is_well().await?;
+    let before = place.memory_kib()?;
+    let flooding = async {
+        let standing = tcp::stand_half_way(&place, count).await?;
+        // All places are taken, and somebody else comes all the same, by either way.
+        for _ in 0..10 {
+            tcp::comes_in(&place).await?;
+        }
+        Ok(standing)
+    };
+    let (standing, fared) = place.meanwhile(flooding).await?;
+    println!("{count} half-open: {fared:?}");
+    place.has_endured(before, GROWTH_KIB).await?;
+    let metrics = operations::metrics(place.site.operations()).await?;
+    let displaced = operations::value(
+        &metrics,
+        r#"tegata_edge_connections_refused_total{reason="handshakes"}"#,
+    );
+    ensure!(displaced > 0, "the flood was no flood");
+    tcp::are_gone(standing, Duration::from_secs(10)).await?;
+    place.is_well().await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,8 @@
 //! Streams in TLS on TCP, as a client opens them: HTTP/2 with prior knowledge, a stream
 //! for each request, its body one way and that of the answer the other.
 
+pub mod raw;
+
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -80,6 +82,20 @@ impl Streams {
     ) -> io::Result<Self> {
         let local = socket.local_addr()?;
         socket.set_nodelay(true)?;
+        Self::over(socket, local, tls, label).await
+    }
+
+    /// The same, over anything.
+    ///
+    /// # Errors
+    ///
+    /// When the server does not take part.
+    pub async fn over(
+        socket: impl AsyncRead + AsyncWrite + std::marker::Send + Unpin + 'static,
+        local: SocketAddr,
+        tls: Arc<rustls::ClientConfig>,
+        label: &[u8],
+    ) -> io::Result<Self> {
         let name = ServerName::try_from("localhost").map_err(io::Error::other)?;
         let tls = TlsConnector::from(tls).connect(name, socket).await?;
         let session = tls.get_ref().1;
