@@ -20,7 +20,7 @@ use super::machine;
 use super::office::{Office, configuration};
 use super::programs::Programs;
 use super::report::{Report, all_rounded, median, rounded};
-use super::way::{HAPROXY, Peers, TEGATA, Way};
+use super::way::{HAPROXY, Peers, TEGATA, TEGATA_TCP, Way};
 
 /// The peers. One thread costs `HAProxy` least; the larger buffer is beside it for comparison.
 const PEERS: [(&str, Kind); 3] = [
@@ -82,9 +82,10 @@ pub(super) fn run(programs: &Programs, arguments: &Arguments) -> Result<()> {
     let runtime = clients()?;
     let ours = {
         let _inside = runtime.enter();
-        Way::tegata(&site, &office, 0)?
+        // Two halves of the staff.
+        [Way::tegata(&site, &office, 0)?, Way::tegata_by_tcp(&site, &office, office.people / 2)?]
     };
-    let ways: Vec<_> = [ours].into_iter().chain(peers.ways()).collect();
+    let ways: Vec<_> = ours.into_iter().chain(peers.ways()).collect();
     let more = json!({
         "seconds": span.as_secs(), "cipher_peers": "TLS13_AES_128_GCM_SHA256", "peers": peers.versions(),
     });
@@ -176,24 +177,30 @@ fn print(report: &Report, figures: &[Figure]) {
         }));
     }
     // The ratio of each run, since what disturbs one way of a run disturbs the other as well.
-    let ratio = |direction, streams| {
+    let ratio = |path, direction, streams| {
         let of = |path| {
             figures
                 .iter()
                 .find(|f| f.path == path && f.direction == direction && f.streams == streams)
         };
-        let (Some(ours), Some(theirs)) = (of(TEGATA), of(HAPROXY)) else { return 0.0 };
+        let (Some(ours), Some(theirs)) = (of(path), of(HAPROXY)) else { return 0.0 };
         let each = ours.cpu_s_per_gb.iter().zip(&theirs.cpu_s_per_gb);
         rounded(median(&each.map(|(ours, theirs)| ours / theirs).collect::<Vec<_>>()), 3)
     };
     for streams in STREAMS {
         report.line(json!({
-            "figure": "ratio_to_haproxy", "direction": "up", "streams": streams,
-            "ratio": ratio(Direction::Up, streams),
+            "figure": "ratio_to_haproxy", "path": TEGATA, "direction": "up", "streams": streams,
+            "ratio": ratio(TEGATA, Direction::Up, streams),
         }));
+        for direction in [Direction::Down, Direction::Up] {
+            report.line(json!({
+                "figure": "ratio_to_haproxy", "path": TEGATA_TCP, "direction": direction.name(),
+                "streams": streams, "ratio": ratio(TEGATA_TCP, direction, streams),
+            }));
+        }
     }
     report.summary(json!({
-        "ratio_to_haproxy": ratio(Direction::Down, STREAMS[0]),
-        "ratio_to_haproxy_9": ratio(Direction::Down, STREAMS[1]),
+        "ratio_to_haproxy": ratio(TEGATA, Direction::Down, STREAMS[0]),
+        "ratio_to_haproxy_9": ratio(TEGATA, Direction::Down, STREAMS[1]),
     }));
 }

@@ -1,6 +1,6 @@
 //! People of the bench: the agent library, told and asked by nobody.
 
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 
 use anyhow::{Context as _, Result};
 use tegata_agent::progress::{Event, Person};
@@ -30,6 +30,15 @@ impl Visitor {
     pub(super) fn new(site: &Site) -> Result<Self> {
         let authority = std::fs::read(site.path("ca.pem")).context("the site has no CA")?;
         let agent = Agent::new(Authority::from_pem(&authority)?)?;
+        Ok(Self { agent, broker: site.listen() })
+    }
+
+    /// Opens one that reaches nobody by QUIC, which is for the other address family, and so goes by
+    /// TCP.
+    pub(super) fn by_tcp(site: &Site) -> Result<Self> {
+        let authority = std::fs::read(site.path("ca.pem")).context("the site has no CA")?;
+        let nowhere = quinn::Endpoint::client((Ipv6Addr::LOCALHOST, 0).into())?;
+        let agent = Agent::over(nowhere, Authority::from_pem(&authority)?);
         Ok(Self { agent, broker: site.listen() })
     }
 

@@ -22,6 +22,8 @@ use crate::site::Site;
 
 /// Our own way, in the figures.
 pub(super) const TEGATA: &str = "tegata-quic";
+/// The same for agents on networks that let no UDP through.
+pub(super) const TEGATA_TCP: &str = "tegata-tcp";
 /// The peer that the summaries are about.
 pub(super) const HAPROXY: &str = "haproxy";
 
@@ -36,6 +38,7 @@ pub(super) enum Way {
 /// Through a site's gateway; each line is a login of the next person.
 #[derive(Clone)]
 pub(super) struct Ours {
+    name: &'static str,
     visitor: Visitor,
     gateway: u32,
     people: u32,
@@ -94,18 +97,30 @@ impl Way {
     /// Goes through a site's gateway, with a socket on the runtime that is entered. `first` is the
     /// first person to log in, so that two ways of one site share nobody.
     pub(super) fn tegata(site: &Site, office: &Office, first: u32) -> Result<Self> {
-        Ok(Self::Tegata(Ours {
-            visitor: Visitor::new(site)?,
-            gateway: site.process()?,
-            people: office.people,
-            next: Arc::new(AtomicU32::new(first)),
-        }))
+        Self::ours(TEGATA, Visitor::new(site)?, site, office, first)
+    }
+
+    /// Goes the same way by TLS on TCP.
+    pub(super) fn tegata_by_tcp(site: &Site, office: &Office, first: u32) -> Result<Self> {
+        Self::ours(TEGATA_TCP, Visitor::by_tcp(site)?, site, office, first)
+    }
+
+    fn ours(
+        name: &'static str,
+        visitor: Visitor,
+        site: &Site,
+        office: &Office,
+        first: u32,
+    ) -> Result<Self> {
+        let (gateway, people) = (site.process()?, office.people);
+        let next = Arc::new(AtomicU32::new(first));
+        Ok(Self::Tegata(Ours { name, visitor, gateway, people, next }))
     }
 
     pub(super) fn name(&self) -> &'static str {
         match self {
             Self::Direct(_) => "direct",
-            Self::Tegata(_) => TEGATA,
+            Self::Tegata(ours) => ours.name,
             Self::Peer(peer) => peer.name,
         }
     }

@@ -123,4 +123,28 @@ mod tests {
             assert!(read(&bad).is_err(), "{what}");
         }
     }
+
+    #[test]
+    fn nothing_else_passes_for_a_header() {
+        for command in 0..=u8::MAX {
+            for family in 0..=u8::MAX {
+                for length in [0, 11, 12, 13, 35, 36, 37, 215, 216] {
+                    let shortest = match family {
+                        0x00 => 0,
+                        0x11 | 0x12 => 12,
+                        0x21 | 0x22 => 36,
+                        0x31 | 0x32 => 216,
+                        _ => usize::MAX,
+                    };
+                    let tells = match command {
+                        0x20 => length >= shortest,
+                        0x21 => length >= shortest && matches!(family, 0x11 | 0x21),
+                        _ => false,
+                    };
+                    let read = read(&header(command, family, &vec![7; length]));
+                    assert_eq!(read.is_ok(), tells, "{command:#x} {family:#x} {length}");
+                }
+            }
+        }
+    }
 }

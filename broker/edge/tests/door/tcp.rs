@@ -10,6 +10,7 @@ use tegata_edge::Limits;
 use tegata_edge::connection::Transport;
 use tegata_edge::metrics::{ConnectionLabels, Refusal};
 use tegata_edge::wire::{FrameReader, FrameWriter, WireError};
+use tegata_parts::streams::raw::{self, Raw};
 use tegata_parts::streams::{Closed, Streams};
 use tegata_proto::proof::EXPORTER_LABEL;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -357,4 +358,52 @@ async fn a_request_that_is_no_stream_of_ours_ends_its_connection() {
         let sent = within(streams.request(request)).await;
         assert_eq!(within(streams.closed()).await, Closed::Said(PROTOCOL_ERROR), "{sent:?}");
     }
+}
+
+#[tokio::test]
+async fn a_peer_that_is_silent_for_a_minute_is_gone_and_one_that_is_not_stays() {
+    let house = House::new();
+    let server = house.open(Limits::default());
+    let (silent, lively) = (house.streams(&server).await, house.streams(&server).await);
+    for streams in [&silent, &lively] {
+        say(streams, "hello").await.unwrap();
+    }
+    until(|| house.open_by_tcp() == 2).await;
+    tokio::time::pause();
+    for _ in 0..3 {
+        tokio::time::advance(Duration::from_secs(25)).await;
+        tokio::time::resume();
+        say(&lively, "hello").await.expect("a word within the minute");
+        tokio::time::pause();
+    }
+    tokio::time::resume();
+    assert_eq!(within(silent.closed()).await, Closed::Said(0));
+    say(&lively, "hello").await.expect("the other one goes on");
+}
+
+#[tokio::test]
+async fn what_a_peer_does_not_take_is_thrown_away_soon_after_the_close() {
+    let house = House::new();
+    let server = house.open(Limits::default());
+    let socket = connect(server.address).await;
+    let mut deaf = within(Raw::connect(socket, Arc::new(house.tls(&[FIRST])))).await.unwrap();
+    let room = 1_u32 << 30;
+    let stumble = tegata_proto::frame::write(&json!({ "say": "stumble" }), FRAME_LIMIT).unwrap();
+    let said = [
+        raw::PREFACE,
+        &raw::frame(raw::SETTINGS, 0, 0, &[&[0, 4][..], &room.to_be_bytes()].concat()),
+        &raw::frame(raw::WINDOW_UPDATE, 0, 0, &room.to_be_bytes()),
+        &raw::open(1),
+        &raw::frame(raw::DATA, 0, 1, &stumble),
+    ];
+    deaf.send(&said.concat()).await.unwrap();
+    // It reads nothing: what is sent stays on the way.
+    within(house.stumbled.notified()).await;
+    server.stop.cancel();
+    let mut stopped = server.stopped.clone();
+    within(stopped.wait_for(|stopped| *stopped)).await.unwrap();
+    // The kernel has thrown the rest away and told so, instead of keeping it for later.
+    let mut heard = Vec::new();
+    let ended = within(deaf.into_socket().read_to_end(&mut heard)).await;
+    assert_eq!(ended.map_err(|error| error.kind()), Err(io::ErrorKind::ConnectionReset));
 }

@@ -70,6 +70,21 @@ impl Raw {
         Ok(Self { stream: TlsConnector::from(tls).connect(name, socket).await? })
     }
 
+    /// Says this.
+    ///
+    /// # Errors
+    ///
+    /// When the connection is gone.
+    pub async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.write_all(bytes).await?;
+        self.stream.flush().await
+    }
+
+    /// Returns the socket, with all that has come and was not read.
+    pub fn into_socket(self) -> TcpStream {
+        self.stream.into_inner().0
+    }
+
     /// Says this, and nothing more, and reads until the server ends it.
     pub async fn say(self, bytes: &[u8]) -> Closed {
         let (mut hears, mut says) = tokio::io::split(self.stream);
