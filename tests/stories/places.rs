@@ -294,6 +294,10 @@ fn a_second_device_takes_over_once_it_is_there_and_not_before() -> Result<()> {
     runtime
         .block_on(async { ticket(site.listen(), &Keys::generate()?, "sato", PASSWORD).await })?;
     echo(&mut desktop, "untouched")?;
+    let mut states: Vec<_> =
+        site.api()?.sessions()?.iter().map(|session| session["state"].to_string()).collect();
+    states.sort();
+    assert_eq!(states, ["\"active\"", "\"requested\""]);
 
     let second = site.login("sato", PASSWORD)?;
     let mut there = second.desktop()?;
@@ -446,7 +450,7 @@ fn a_lid_that_was_closed_for_two_minutes_opens_on_the_same_viewer() -> Result<()
 #[test]
 fn a_lid_that_was_closed_for_ten_minutes_keeps_nothing_connected_and_opens_anew() -> Result<()> {
     let (office, sato, _) = lid(|office| {
-        patiently("the desktop to be let go", || Ok(held(&office.site)? == 0))?;
+        wait::until("the desktop to be let go", || Ok((held(&office.site)? == 0).then_some(())))?;
         assert_eq!(office.state()?, "detached", "the desktop is still Sato's");
         Ok(())
     })?;

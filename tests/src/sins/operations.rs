@@ -181,6 +181,13 @@ pub fn table() -> Vec<Sin> {
         )
         .finished(),
     ];
+    for (what, terms) in rubbish() {
+        let pool = format!(
+            r#"{{"name":"keiri","label":"keiri","kind":"floating","reuse":"never",
+                "protocol":"tcp","entitlements":[],"desktops":[],{terms}}}"#
+        );
+        rows.push(sin(what, put(&pool), status(422)));
+    }
     // Nobody becomes somebody by saying where they are, or through whom.
     for header in [
         "x-forwarded-for: 127.0.0.1",
@@ -201,6 +208,36 @@ pub fn table() -> Vec<Sin> {
         rows.push(sin(format!("{host}, and no key"), asked, Answer::EitherStatus(401, 400)));
     }
     rows
+}
+
+/// Terms that no pool can have.
+fn rubbish() -> Vec<(&'static str, String)> {
+    let many: Vec<_> = (0..10_000).map(|n| format!(r#"{{"class":"c{n}"}}"#)).collect();
+    let own = |text: &str| text.to_owned();
+    vec![
+        ("terms that are no list", own(r#""by_class":"telework""#)),
+        ("terms of no class", own(r#""by_class":[{"allowed":false}]"#)),
+        ("terms of a class that nobody knows", own(r#""by_class":[{"class":"moon"}]"#)),
+        ("terms of a class that is no name", own(r#""by_class":[{"class":"../office"}]"#)),
+        (
+            "two terms of a class",
+            own(r#""by_class":[{"class":"office"},{"class":"office","allowed":false}]"#),
+        ),
+        ("ten thousand terms", format!(r#""by_class":[{}]"#, many.join(","))),
+        (
+            "a key of terms that is misspelt",
+            own(r#""by_class":[{"class":"office","alowed":false}]"#),
+        ),
+        (
+            "a password that may be older than the world",
+            own(r#""by_class":[{"class":"office","password_age_ms":18446744073709551615}]"#),
+        ),
+        ("a limit below nothing", own(r#""limits":{"idle_ms":-1}"#)),
+        ("a limit of nothing", own(r#""limits":{"session_ms":0}"#)),
+        ("a limit beyond all time", own(r#""limits":{"session_ms":18446744073709551615}"#)),
+        ("a takeover by force", own(r#""takeover":"force""#)),
+        ("a profile with a path", own(r#""policy":{"profile":"../../etc"}"#)),
+    ]
 }
 
 impl Sin {

@@ -9,6 +9,14 @@ use super::change::{Change, spoil};
 use super::conversation::{Act, Sin, against_frames, sin};
 use super::tickets::{Forgery, Shown};
 
+/// Says a thousand times how long nobody has touched the thin client.
+fn input_flood() -> Vec<Act> {
+    let ages = (0..1_000_u64).map(|n| n.wrapping_mul(u64::MAX / 997));
+    let words = ages.map(|age| Act::Says(format!(r#"{{"type":"input","idle_ms":{age}}}"#)));
+    let dance = Act::Says(r#"{"type":"dance"}"#.to_owned());
+    [Act::Attaches].into_iter().chain(words).chain([dance]).collect()
+}
+
 /// The rows.
 pub fn table() -> Vec<Sin> {
     let malformed = Answer::Code(Code::Malformed);
@@ -27,6 +35,7 @@ pub fn table() -> Vec<Sin> {
             malformed,
         ),
         sin("a bye before attach", vec![says(r#"{"type":"bye","code":"logged_off"}"#)], malformed),
+        sin("input before attach", vec![says(r#"{"type":"input","idle_ms":1}"#)], malformed),
         sin("a hello to the gateway", vec![Act::Hello(Change::Set("v", json!(1)))], unsupported),
         sin(
             "an attach of 4 KiB and more",
@@ -55,6 +64,14 @@ pub fn table() -> Vec<Sin> {
             "an ack of no channel",
             after(says(r#"{"type":"ack","channel":"tape","received":1}"#)),
             malformed,
+        ),
+        sin("input ahead of now", after(says(r#"{"type":"input","idle_ms":-1}"#)), malformed),
+        sin("input of no time", after(says(r#"{"type":"input","idle_ms":"long"}"#)), malformed),
+        sin("a policy for the gateway", after(says(r#"{"type":"policy"}"#)), unsupported),
+        sin(
+            "a thousand words of input, each of another age, and then an unknown one",
+            input_flood(),
+            unsupported,
         ),
         sin(
             "an ack below nothing",

@@ -170,6 +170,42 @@ async fn a_file_from_before_places_mattered_has_open_pools_and_passwords_as_old_
 }
 
 #[tokio::test]
+async fn where_a_link_went_and_its_minutes_of_input_are_kept_for_the_report() {
+    use std::time::Duration;
+    use tegata_domain::session::Event;
+    use tegata_proto::id::LinkNumber;
+
+    use crate::ports::store::Moved;
+    let mut office = Office::<Folder>::with_desktops(1).await;
+    let sato = office.work("sato").await;
+    for (n, class) in ["office", "telework", "telework"].into_iter().enumerate() {
+        office.wait(Duration::from_secs(n as u64));
+        let moved = Moved {
+            sid: sato.sid,
+            epoch: sato.assigned.epoch,
+            link: LinkNumber::FIRST,
+            class: class.into(),
+            now: office.now,
+        };
+        office.store().moved(moved).await.unwrap();
+    }
+    office.tell(sato.sid, Event::LinkLost).await.unwrap();
+    let mut conn = office.bench.connect().await;
+    let moves: Vec<(String, i64)> = sqlx::query_as(
+        "SELECT m.class, m.at - l.started_at FROM moves m JOIN links l USING (sid, number)",
+    )
+    .fetch_all(&mut conn)
+    .await
+    .unwrap();
+    assert_eq!(moves, [("office".to_owned(), 0), ("telework".to_owned(), 1_000)]);
+    let (began, minutes): (String, i64) = sqlx::query_as("SELECT class, input_minutes FROM links")
+        .fetch_one(&mut conn)
+        .await
+        .unwrap();
+    assert_eq!((began.as_str(), minutes), ("telework", 2));
+}
+
+#[tokio::test]
 async fn the_file_is_its_owners_alone() {
     use std::os::unix::fs::PermissionsExt as _;
     let folder = Folder::start().await;

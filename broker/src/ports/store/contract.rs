@@ -284,7 +284,7 @@ impl<B: Bench> Office<B> {
         link: Option<LinkNumber>,
     ) -> Result<Vec<Followup>, EventError> {
         let carried =
-            Carried { up: 1, down: u64::MAX, last_byte_at: self.now, input_minutes: None };
+            Carried { up: 1, down: u64::MAX, last_byte_at: self.now, input_minutes: Some(2) };
         let carried = Some(carried);
         let event = SessionEvent { sid, event, link, carried, actor: Actor::Broker, now: self.now };
         self.store().session_event(event).await
