@@ -463,3 +463,42 @@ fn a_lid_that_was_closed_for_ten_minutes_keeps_nothing_connected_and_opens_anew(
     assert_eq!(desktops[0]["epoch"], 1, "it was never anybody else's: {desktops:?}");
     Ok(())
 }
+
+#[test]
+fn a_lid_that_was_closed_in_the_office_opens_at_home_with_what_is_allowed_there() -> Result<()> {
+    let network = Network::builder().start()?;
+    let terms = json!({
+        "policy": {"clipboard": true},
+        "by_class": [{"class": "telework", "policy": {}}]
+    });
+    let office = network.server().inside(|| Office::open(&terms, networks))?;
+    let starts = office.site.scratch().join("starts");
+    let script = office.site.scratch().join("viewer");
+    fs::write(&script, format!("echo x >> {}\nexec cat <&3 >/dev/null\n", starts.display()))?;
+    let started = || fs::read_to_string(&starts).map_or(0, |text| text.lines().count());
+    let viewer = format!("sh {}", script.display());
+    let sato =
+        network.client().inside(|| office.site.device("sato", PASSWORD).exec(&viewer).start())?;
+    sato.event("attached")?;
+    network.server().inside(|| office.wait_for_state("active"))?;
+    let asleep = Asleep::lid_closes(&sato)?;
+    network.server().inside(|| {
+        patiently("the gateway to notice", || Ok(office.state()? == "detached"))?;
+        assert_eq!(held(&office.site)?, 1, "what it was made for is kept");
+        Ok(())
+    })?;
+    network.switch_to(Uplink::Lte)?;
+    drop(asleep);
+    wait::until("the viewer to be started again", || Ok((started() == 2).then_some(())))
+        .with_context(|| sato.log())?;
+    network.server().inside(|| {
+        let sessions = office.site.api()?.sessions()?;
+        assert_eq!((sessions.len(), &sessions[0]["class"]), (1, &"telework".into()));
+        assert_eq!(held(&office.site)?, 0, "and nothing of it is left");
+        Ok(())
+    })?;
+    let told: Vec<_> = sato.events().iter().map(|event| event["event"].to_string()).collect();
+    let resumed = told.iter().any(|event| event.contains("resumed"));
+    assert!(!resumed, "the old redirections do not go on: {told:?}");
+    Ok(())
+}
