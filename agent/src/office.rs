@@ -7,6 +7,7 @@ mod wire;
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
@@ -104,12 +105,14 @@ pub(crate) struct Office {
     pub(crate) ca: Ca,
     /// Whether what is started from now on is reached by TCP too.
     pub(crate) has_tcp: bool,
+    /// How many have come by TCP.
+    pub(crate) tcp_comers: Arc<AtomicUsize>,
     tasks: JoinSet<()>,
 }
 
 impl Office {
     pub(crate) fn new() -> Self {
-        Self { ca: Ca::new(), has_tcp: false, tasks: JoinSet::new() }
+        Self { ca: Ca::new(), has_tcp: false, tcp_comers: Arc::default(), tasks: JoinSet::new() }
     }
 
     pub(crate) fn agent(&self) -> Agent {
@@ -165,6 +168,7 @@ impl Office {
         let runtime = Arc::new(TokioRuntime);
         let endpoint = Endpoint::new(EndpointConfig::default(), Some(config), socket, runtime)
             .expect("an endpoint");
+        let tcp_comers = Arc::clone(&self.tcp_comers);
         self.tasks.spawn(async move {
             let (mut coming, mut opening) = (JoinSet::new(), JoinSet::new());
             let mut peers = JoinSet::new();
@@ -176,6 +180,7 @@ impl Office {
                         coming.spawn(async { Some(Guest::Quic(incoming.await.ok()?)) });
                     }
                     socket = accept(listener.as_ref()) => {
+                        tcp_comers.fetch_add(1, Ordering::Relaxed);
                         coming.spawn(Guest::by_tcp(acceptor.clone(), socket));
                     }
                     Some(come) = coming.join_next() => {

@@ -241,6 +241,38 @@ fn a_session_goes_on_by_tcp_when_udp_is_forbidden_and_by_quic_when_it_is_allowed
 }
 
 #[test]
+fn a_session_by_tcp_ends_as_one_by_quic_does() -> Result<()> {
+    let network = Network::builder().start()?;
+    let office = network.server().inside(|| Office::open(|site| site.at(SERVER.into())))?;
+    let site = &office.site;
+    network.forbid_udp()?;
+    let sits_down = || {
+        network.client().inside(|| {
+            let sato = site.login("sato", PASSWORD)?;
+            let mut desktop = sato.desktop()?;
+            echo(&mut desktop, "here")?;
+            Ok((sato, desktop))
+        })
+    };
+    // The desktop is taken over on a second device, and an administrator ends that.
+    let (mut first, _first) = sits_down()?;
+    let (mut second, _second) = sits_down()?;
+    assert_eq!(first.exit()?, 52, "{}", first.log());
+    let sessions = network.server().inside(|| site.api()?.sessions())?;
+    let here: Vec<_> = sessions.iter().filter(|session| session["state"] == "active").collect();
+    let id = here[0]["id"].as_str().context("it has a number")?.to_owned();
+    let whom = serde_json::json!({ "session_ids": [id] });
+    network.server().inside(|| site.api()?.post("/v1/sessions/actions/terminate", &whom))?;
+    assert_eq!(second.exit()?, 53, "{}", second.log());
+    for login in [&first, &second] {
+        assert_eq!(carried_by(login, "attached").as_deref(), Some("tcp"));
+        let told = login.events();
+        assert!(!told.iter().any(|event| event["event"] == "link_lost"), "{told:?}");
+    }
+    Ok(())
+}
+
+#[test]
 fn on_another_network_without_udp_the_session_goes_on_over_another_link() -> Result<()> {
     let network = Network::builder().start()?;
     let office = network.server().inside(|| Office::open(|site| site.at(SERVER.into())))?;

@@ -1,6 +1,7 @@
 //! Networks that let no UDP pass, or not always.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::atomic::Ordering;
 
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -78,6 +79,39 @@ async fn where_udp_passes_tcp_is_not_even_begun() {
     assert_eq!(transports(&report, "connected"), ["quic"]);
     assert_eq!(transports(&report, "attached"), ["quic"]);
     assert!(!agent.dialler.is_udp_out());
+    assert_eq!(office.tcp_comers.load(Ordering::Relaxed), 0, "QUIC is half a second ahead");
+}
+
+#[tokio::test]
+async fn a_gateway_that_takes_an_attach_by_quic_and_is_silent_is_asked_by_tcp() {
+    let mut office = reached_by_tcp();
+    let desk = Desk::sending(b"bytes".to_vec());
+    let taking = desk.clone();
+    let gateway = office.gateway(move |_, mut peer: Peer| {
+        let desk = taking.clone();
+        async move {
+            if let Guest::Quic(_) = peer.connection {
+                peer.attach().await?;
+                std::future::pending().await
+            } else {
+                let attached = desk.answer(&mut peer).await?;
+                desk.carry(&mut peer, attached, None).await
+            }
+        }
+    });
+    let broker = admitting(&mut office, &answer(vec![gateway]));
+    let agent = office.agent();
+    let stop = CancellationToken::new();
+    let report =
+        beside(&agent, to(broker, forward()), &stop, async |mut watch: Receiver<Event>| {
+            let mut viewer = forwarded(&mut watch).await;
+            assert_eq!(exchange(&mut viewer, b"x", 5).await, b"bytes");
+        })
+        .await;
+    assert_eq!(transports(&report, "connected"), ["quic"]);
+    assert_eq!(transports(&report, "attached"), ["tcp"]);
+    let held = desk.held();
+    assert_eq!(held.attaches[0].link, LinkNumber(2), "under the next number");
 }
 
 #[tokio::test]
@@ -137,6 +171,81 @@ async fn a_session_goes_on_by_tcp_when_udp_stops_and_by_quic_when_it_is_back() {
     assert_eq!(links(&report, "attached"), 1, "the viewer has noticed nothing");
     assert_eq!(links(&report, "link_lost"), 1, "going back is no loss");
     assert!(!agent.dialler.is_udp_out());
+}
+
+#[tokio::test]
+async fn an_outage_of_everything_leaves_no_session_on_tcp() {
+    let (up, down) = (known(100_000, 1), known(50_000, 2));
+    let mut office = reached_by_tcp();
+    let desk = Desk::sending(down.clone());
+    let (broker, wire) = behind_a_wire(&mut office, &desk);
+    let agent = office.agent();
+    let stop = CancellationToken::new();
+    let report =
+        beside(&agent, to(broker, forward()), &stop, async |mut watch: Receiver<Event>| {
+            let mut viewer = forwarded(&mut watch).await;
+            assert!(exchange(&mut viewer, &up[..50_000], down.len()).await == down, "in order");
+            wire.set_dark(true);
+            viewer.write_all(&up[50_000..]).await.expect("it is kept");
+            comes(&mut watch, "link_lost").await;
+            // What TCP has begun in the dark goes on first when there is light.
+            tokio::time::sleep(Duration::from_millis(1700)).await;
+            wire.set_dark(false);
+            comes(&mut watch, "resumed").await;
+            arrived(&desk, &up).await;
+        })
+        .await;
+    assert_eq!(transports(&report, "resumed"), ["quic"]);
+    assert!(!agent.dialler.is_udp_out());
+}
+
+#[tokio::test]
+async fn what_tcp_brings_while_quic_takes_over_is_not_brought_twice() {
+    let (up, down) = (known(2_000, 1), known(300_000, 2));
+    let (before, meanwhile) = down.split_at(50_000);
+    let mut office = reached_by_tcp();
+    let desk = Desk::sending(before.to_vec());
+    let slow = desk.clone();
+    let mut gateway = office.gateway(move |_, mut peer: Peer| {
+        let desk = slow.clone();
+        async move {
+            let attach = peer.attach().await?;
+            if let Guest::Quic(_) = peer.connection {
+                desk.held().attaches.push(attach.clone());
+                tokio::time::sleep(Duration::from_millis(700)).await;
+            }
+            let attached = desk.answer_to(&attach, &mut peer).await?;
+            desk.carry(&mut peer, attached, None).await
+        }
+    });
+    let (address, wire) = office.wire(gateway.addresses[0]);
+    gateway.addresses = vec![address];
+    wire.set_udp_dark(true);
+    let broker = admitting(&mut office, &answer(vec![gateway]));
+    let agent = office.agent();
+    let stop = CancellationToken::new();
+    let report =
+        beside(&agent, to(broker, forward()), &stop, async |mut watch: Receiver<Event>| {
+            let mut viewer = forwarded(&mut watch).await;
+            assert!(exchange(&mut viewer, &up[..1_000], before.len()).await == before, "in order");
+            wire.set_udp_dark(false);
+            while desk.held().attaches.len() < 2 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            // QUIC has been asked for, and TCP carries on.
+            desk.send(meanwhile);
+            let back = exchange(&mut viewer, &up[1_000..], meanwhile.len()).await;
+            assert!(back == meanwhile, "once, in order");
+            comes(&mut watch, "migrated").await;
+            desk.send(b"the end");
+            let mut rest = [0; 7];
+            viewer.read_exact(&mut rest).await.expect("by QUIC");
+            assert_eq!(&rest, b"the end");
+            arrived(&desk, &up).await;
+        })
+        .await;
+    assert_eq!((links(&report, "link_lost"), links(&report, "migrated")), (0, 1));
+    assert_eq!(links(&report, "attached"), 1);
 }
 
 #[tokio::test]
@@ -234,6 +343,8 @@ async fn a_link_by_tcp_that_falls_silent_is_noticed_by_what_does_not_come() {
                 assert_eq!(exchange(&mut viewer, key, 1).await, [*byte]);
                 tokio::time::sleep(Duration::from_millis(250)).await;
             }
+            // What is said then has no answer of its own.
+            tokio::time::sleep(Duration::from_millis(2500)).await;
             wire.set_dark(true);
             viewer.write_all(&up[50_008..]).await.expect("it is kept");
             comes(&mut watch, "link_lost").await;
