@@ -31,6 +31,7 @@ pub struct Builder {
     targets: String,
     ldap_ca: Option<PathBuf>,
     address: IpAddr,
+    other_address: Option<IpAddr>,
     limits: String,
     log: String,
     programs: Option<PathBuf>,
@@ -193,6 +194,12 @@ impl Builder {
         self
     }
 
+    /// Listens at this address too, with the same port.
+    pub fn and_at(mut self, address: IpAddr) -> Self {
+        self.other_address = Some(address);
+        self
+    }
+
     /// Listens at the first address and tells agents that it is at the second, where
     /// a path to it begins.
     pub fn behind(mut self, listen: SocketAddr, path: SocketAddr) -> Self {
@@ -256,6 +263,9 @@ impl Builder {
         let folder = tempfile::Builder::new().prefix("tegata-site-").tempdir()?;
         let free = SocketAddr::new(self.address, port::free_udp()?);
         let (listen, advertise) = self.path.unwrap_or((free, free));
+        let other = self.other_address.map_or_else(String::new, |address| {
+            format!(", \"{}\"", SocketAddr::new(address, listen.port()))
+        });
         let operations = SocketAddr::from(([127, 0, 0, 1], port::free_tcp()?));
         let site = folder.path().join("site");
         let program = match &self.programs {
@@ -292,7 +302,8 @@ impl Builder {
             None => PathBuf::from("tegata.db"),
         };
         let config = format!(
-            "issuer = \"tegata\"\nlisten = [\"{listen}\"]\nadvertise = [\"{advertise}\"]\n\
+            "issuer = \"tegata\"\nlisten = [\"{listen}\"{other}]\n\
+             advertise = [\"{advertise}\"{other}]\n\
              bootstrap = \"pools.toml\"\n\
              [log]\nformat = \"{}\"\nfilter = \"{}\"\n\
              [keys]\nbroker_certificate = \"broker.pem\"\nbroker_key = \"broker.key\"\n\
@@ -333,6 +344,7 @@ impl Site {
                 .to_owned(),
             ldap_ca: None,
             address: Ipv4Addr::LOCALHOST.into(),
+            other_address: None,
             limits: String::new(),
             log: "info,tegata_broker=debug,tegata_gateway=debug".to_owned(),
             programs: None,

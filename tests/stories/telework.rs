@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow, ensure};
 use serde_json::Value;
 use tegata_parts::fake::FakeDesktop;
-use tegata_parts::netns::{Network, Quality, SERVER, Uplink};
+use tegata_parts::netns::{Network, Quality, SERVER, SERVER_IPV6, Uplink};
 use tegata_parts::port::free_udp;
 use tegata_tests::chaos::relay::Relay;
 use tegata_tests::chaos::schedule::Schedule;
@@ -237,6 +237,49 @@ fn a_session_goes_on_by_tcp_when_udp_is_forbidden_and_by_quic_when_it_is_allowed
     assert_eq!((count("connected"), count("attached")), (1, 1), "no login, no new viewer");
     assert_eq!((count("link_lost"), count("resumed"), count("migrated")), (1, 1, 1), "{told:?}");
     assert_eq!(redeemed(site)?, 1);
+    Ok(())
+}
+
+#[test]
+fn where_ipv6_leads_nowhere_any_more_the_session_goes_on_by_ipv4() -> Result<()> {
+    let network = Network::builder().ipv6().start()?;
+    let office = network
+        .server()
+        .inside(|| Office::open(|site| site.at(SERVER.into()).and_at(SERVER_IPV6.into())))?;
+    let site = &office.site;
+    let door = SocketAddr::from((SERVER_IPV6, site.listen().port())).to_string();
+    let (mut sato, desktop) = network.client().inside(|| {
+        let sato = site.device("sato", PASSWORD).server(&door).start()?;
+        let desktop = sato.desktop()?;
+        Ok((sato, desktop))
+    })?;
+    assert_eq!(sato.event("attached")?["address"], door.as_str(), "IPv6 goes first");
+    let end = Instant::now() + CROSSING;
+    carry(&desktop, Dice::new(), |sent| {
+        thread::sleep(PACE);
+        if sent == 100 {
+            network.forbid_ipv6().unwrap();
+        }
+        let is_back = carried_by(&sato, "resumed").is_some();
+        (sent <= 100 || !is_back || sent % 100 != 99) && Instant::now() < end
+    })
+    .with_context(|| sato.log())?;
+    assert_eq!(carried_by(&sato, "resumed").as_deref(), Some("quic"), "{}", sato.log());
+    drop(desktop);
+    assert_eq!(sato.exit()?, 50, "{}", sato.log());
+
+    // And from the start, where only the ticket tells of IPv6.
+    let (mut sato, desktop) = network.client().inside(|| {
+        let sato = site.login("sato", PASSWORD)?;
+        let desktop = sato.desktop()?;
+        Ok((sato, desktop))
+    })?;
+    let attached = sato.event("attached")?;
+    println!("{}", serde_json::json!({ "attached_ms": attached["elapsed_ms"] }));
+    assert_eq!(attached["address"], site.listen().to_string());
+    assert_eq!(attached["transport"], "quic", "IPv4 comes before TCP");
+    drop(desktop);
+    assert_eq!(sato.exit()?, 50, "{}", sato.log());
     Ok(())
 }
 

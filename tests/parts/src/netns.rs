@@ -6,13 +6,15 @@
 //!         ══ lte  10.77.2.0/24 ══
 //! ```
 //!
+//! With IPv6 each network has a prefix of that too, `fd77:0:0:9::/64` as the last one's.
+//!
 //! Whatever is started [inside](Host::inside) a host is on that host: sockets, threads and
 //! programs. Addresses are the same in every network, and no network reaches another or the
 //! machine itself.
 
 use std::{
     fs::{self, File},
-    net::Ipv4Addr,
+    net::{Ipv4Addr, Ipv6Addr},
     os::fd::AsFd as _,
     panic::resume_unwind,
     path::Path,
@@ -47,6 +49,9 @@ const CHANGE: Duration = Duration::from_secs(30);
 /// The address of the server host.
 pub const SERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 9, 2);
 
+/// The address of the server host by IPv6.
+pub const SERVER_IPV6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0, 0, 9, 0, 0, 0, 2);
+
 /// The address of the router on the server's side, which the server sees behind a NAT.
 pub const ROUTER: Ipv4Addr = Ipv4Addr::new(10, 77, 9, 1);
 
@@ -63,6 +68,7 @@ pub enum Uplink {
 pub struct Network {
     wifi: Link,
     lte: Link,
+    has_ipv6: bool,
     client: Host,
     router: Host,
     server: Host,
@@ -75,6 +81,7 @@ pub struct Network {
 pub struct Builder {
     mtu: u16,
     nat: bool,
+    has_ipv6: bool,
     wifi: Quality,
     lte: Quality,
 }
@@ -110,7 +117,8 @@ impl Uplink {
 impl Network {
     /// Begins a network with perfect uplinks for packets of 1500 bytes, without NAT.
     pub fn builder() -> Builder {
-        Builder { mtu: 1500, nat: false, wifi: Quality::PERFECT, lte: Quality::PERFECT }
+        let quality = Quality::PERFECT;
+        Builder { mtu: 1500, nat: false, has_ipv6: false, wifi: quality, lte: quality }
     }
 
     /// Sends what leaves the client by this uplink from now on, with its address on it. Both
@@ -121,7 +129,12 @@ impl Network {
     /// When the kernel refuses.
     pub fn switch_to(&self, uplink: Uplink) -> Result<()> {
         let (network, name) = (uplink.network(), uplink.name());
-        self.client.ip(&format!("route replace default via 10.77.{network}.1 dev {name}\n"))
+        self.client.ip(&format!("route replace default via 10.77.{network}.1 dev {name}\n"))?;
+        if self.has_ipv6 {
+            let router = format!("fd77:0:0:{network}::1");
+            self.client.ip(&format!("route replace default via {router} dev {name}\n"))?;
+        }
+        Ok(())
     }
 
     /// Changes what an uplink does, for everything that is sent from now on.
@@ -177,8 +190,8 @@ impl Network {
     /// When it is forbidden already, or a program is missing.
     pub fn forbid_udp(&self) -> Result<()> {
         self.router.nft(
-            "create table ip hotel; add chain ip hotel through { type filter hook forward \
-             priority 0; }; add rule ip hotel through meta l4proto udp drop\n",
+            "create table inet hotel; add chain inet hotel through { type filter hook forward \
+             priority 0; }; add rule inet hotel through meta l4proto udp drop\n",
         )
     }
 
@@ -188,7 +201,19 @@ impl Network {
     ///
     /// When it was not forbidden.
     pub fn allow_udp(&self) -> Result<()> {
-        self.router.nft("delete table ip hotel\n")
+        self.router.nft("delete table inet hotel\n")
+    }
+
+    /// Lets no IPv6 pass the router either way, and tells nobody.
+    ///
+    /// # Errors
+    ///
+    /// When it is forbidden already, or a program is missing.
+    pub fn forbid_ipv6(&self) -> Result<()> {
+        self.router.nft(
+            "create table ip6 old; add chain ip6 old through { type filter hook forward \
+             priority 0; }; add rule ip6 old through drop\n",
+        )
     }
 
     /// Returns the host with the two uplinks.
@@ -222,6 +247,12 @@ impl Builder {
         self
     }
 
+    /// Has IPv6 beside IPv4.
+    pub fn ipv6(mut self) -> Self {
+        self.has_ipv6 = true;
+        self
+    }
+
     /// Starts with this quality of an uplink.
     pub fn quality(mut self, uplink: Uplink, quality: Quality) -> Self {
         match uplink {
@@ -245,6 +276,11 @@ impl Builder {
         let [client, router, server] =
             ["client", "router", "server"].map(|host| Host::new(format!("tegata-{number}-{host}")));
         let (client, router, server) = (client?, router?, server?);
+        if self.has_ipv6 {
+            // Nobody else has these addresses, so nobody has to be asked for a second or two.
+            let is_known = || write_setting("/proc/sys/net/ipv6/conf/default/accept_dad", "0");
+            [&client, &router, &server].into_iter().try_for_each(|host| host.inside(is_known))?;
+        }
         router.inside(|| {
             write_setting("ip_forward", "1")?;
             answer_whoever_asks()
@@ -260,6 +296,14 @@ impl Builder {
             "address add {SERVER}/24 dev router\nlink set router up\n\
              route add default via {ROUTER}\n"
         ))?;
+        if self.has_ipv6 {
+            router.inside(|| write_setting("/proc/sys/net/ipv6/conf/all/forwarding", "1"))?;
+            router.ip("address add fd77:0:0:9::1/64 dev server nodad\n")?;
+            server.ip(&format!(
+                "address add {SERVER_IPV6}/64 dev router nodad\n\
+                 route add default via fd77:0:0:9::1\n"
+            ))?;
+        }
         if self.nat {
             router.nft(
                 "table ip nat { chain out { type nat hook postrouting priority 100; \
@@ -267,10 +311,13 @@ impl Builder {
             )?;
         }
         let link = |which, quality| {
-            Link::start(which, &carrier, (&client, &router), self.mtu, quality, folder.path())
+            let (mtu, has_ipv6) = (self.mtu, self.has_ipv6);
+            let hosts = (&client, &router);
+            Link::start(which, &carrier, hosts, (mtu, has_ipv6), quality, folder.path())
         };
         let (wifi, lte) = (link(Uplink::Wifi, self.wifi)?, link(Uplink::Lte, self.lte)?);
-        let network = Network { wifi, lte, client, router, server, _folder: folder };
+        let has_ipv6 = self.has_ipv6;
+        let network = Network { wifi, lte, has_ipv6, client, router, server, _folder: folder };
         network.switch_to(Uplink::Wifi)?;
         Ok(network)
     }
@@ -341,7 +388,7 @@ fn answer_whoever_asks() -> Result<()> {
     write_setting("conf/default/rp_filter", "0")
 }
 
-/// Writes a setting of IPv4 on the host of this thread.
+/// Writes a setting on the host of this thread: one of IPv4, or one with its whole path.
 fn write_setting(name: &str, value: &str) -> Result<()> {
     let path = Path::new("/proc/sys/net/ipv4").join(name);
     fs::write(&path, value).with_context(|| format!("cannot write {}", path.display()))

@@ -76,7 +76,7 @@ impl Link {
         uplink: Uplink,
         program: &Path,
         (client, router): (&Host, &Host),
-        mtu: u16,
+        (mtu, has_ipv6): (u16, bool),
         quality: Quality,
         folder: &Path,
     ) -> Result<Self> {
@@ -92,6 +92,11 @@ impl Link {
             host.ip(&format!(
                 "address add 10.77.{network}.{number}/24 dev {name}\nlink set {name} up mtu {mtu}\n"
             ))?;
+            if has_ipv6 {
+                host.ip(&format!(
+                    "address add fd77:0:0:{network}::{number}/64 dev {name} nodad\n"
+                ))?;
+            }
         }
         Ok(Self { process, file, state: Mutex::new(state) })
     }
