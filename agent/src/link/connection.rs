@@ -198,6 +198,14 @@ impl SendStream {
         }
     }
 
+    /// Says that the rest does not come. By QUIC the close that follows does.
+    #[cfg(test)]
+    pub(crate) fn abort(&mut self) {
+        if let Out::Tcp(stream) = &mut self.0 {
+            stream.abort();
+        }
+    }
+
     /// Waits until the peer has everything, where only that keeps a close from
     /// cutting it off. The caller bounds the wait.
     pub async fn arrived(&mut self) {

@@ -315,6 +315,11 @@ impl SendStream {
     pub(super) fn finish(&mut self) {
         let _ = self.0.send_data(Bytes::new(), true);
     }
+
+    #[cfg(test)]
+    pub(super) fn abort(&mut self) {
+        self.0.send_reset(h2::Reason::CANCEL);
+    }
 }
 
 impl Drop for SendStream {

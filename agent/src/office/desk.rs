@@ -41,6 +41,8 @@ pub(crate) struct Held {
     down: Bytes,
     has_dialled: bool,
     carried: LinkNumber,
+    /// How long it takes to answer who is let in, having ended the link before.
+    pub(crate) answers_after: Duration,
 }
 
 impl Desk {
@@ -56,6 +58,7 @@ impl Desk {
             down: down.into(),
             has_dialled: false,
             carried: LinkNumber(0),
+            answers_after: Duration::ZERO,
         })))
     }
 
@@ -77,7 +80,11 @@ impl Desk {
     ) -> Result<Attached, LinkError> {
         let answer = self.held().answer(attach);
         match answer {
-            Ok(attached) => Ok(attached),
+            Ok(attached) => {
+                let pause = self.held().answers_after;
+                sleep(pause).await;
+                Ok(attached)
+            }
             Err(code) => {
                 peer.say(&GatewayMessage::Error(code.into())).await?;
                 Err(LinkError::Silent)
@@ -98,11 +105,13 @@ impl Desk {
         let mut passed = 0;
         loop {
             if most.is_some_and(|most| passed >= most) {
+                send.abort();
                 peer.connection.close(1_u8.into(), b"");
                 return Ok(());
             }
             if self.held().carried != link {
                 let cause = Code::Superseded;
+                send.abort();
                 peer.say(&GatewayMessage::End { cause }).await?;
                 peer.connection.close(70_u8.into(), cause.as_str().as_bytes());
                 return Ok(());

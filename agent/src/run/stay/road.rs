@@ -28,6 +28,10 @@ use crate::session::{Control, FAREWELL, Session};
 /// How long a gateway may take to say why the desktop's stream carries no more.
 const CUT_PATIENCE: Duration = Duration::from_secs(1);
 
+/// How long a gateway that has ended one link may take to let the next one in before
+/// the person is told.
+const ENTRY_PATIENCE: Duration = Duration::from_millis(500);
+
 /// The way to the gateway.
 pub(super) struct Road<'a> {
     agent: &'a Agent,
@@ -101,6 +105,8 @@ pub(super) enum Turn {
     /// The gateway is to be told of input.
     InputDue,
     Back(Result<Box<Session>, Failure>),
+    /// One link is over, and the next one has not been let in.
+    StillAway,
     /// QUIC must be tried beside TCP.
     CrossingDue,
     Crossed(Option<Box<Session>>),
@@ -175,7 +181,15 @@ impl<'a> Road<'a> {
                 None => pending().await,
             }
         };
-        let Some(Control { say, hear, .. }) = link else { return Turn::Back(back.await) };
+        let Some(Control { say, hear, .. }) = link else {
+            let untold = self.outage.filter(|outage| !outage.is_told);
+            let told_at = untold.map(|outage| outage.since + ENTRY_PATIENCE);
+            return tokio::select! {
+                back = back => Turn::Back(back),
+                crossed = crossed => Turn::Crossed(crossed),
+                () = at(told_at) => Turn::StillAway,
+            };
+        };
         let (is_idle, is_watching) = (say.is_idle(), pulse.is_watching());
         let owed = if word_due.is_some() { ACK_BYTES } else { 1 };
         let may_owe = is_idle && !is_bound;
@@ -239,6 +253,10 @@ impl<'a> Road<'a> {
                 self.enter(session, person, network)?;
                 Link::Kept
             }
+            Turn::StillAway => {
+                self.stands_still(person);
+                Link::Kept
+            }
             Turn::CrossingDue => {
                 self.crossing = Some(Box::pin(self.claim.cross(self.agent, self.account)));
                 Link::Kept
@@ -253,7 +271,7 @@ impl<'a> Road<'a> {
                 if let Some(crossings) = &mut self.crossings {
                     crossings.failed(Instant::now());
                 }
-                Link::Kept
+                if self.link.is_some() { Link::Kept } else { Link::Lost }
             }
         };
         if link == Link::Lost {
@@ -475,8 +493,12 @@ impl<'a> Road<'a> {
             return Ok(());
         }
         let source = network.source(gateway);
-        let has_moved = self.is_leaving;
-        let outage = self.outage.map(|outage| Outage { has_moved, ..outage });
+        let is_crossed =
+            self.crossings.is_some() && control.connection.transport() == Transport::Quic;
+        let outage = self.outage.map(|outage| {
+            let has_moved = self.is_leaving || (is_crossed && !outage.is_told);
+            Outage { has_moved, ..outage }
+        });
         let asked = control.asked;
         let reports = self.reports.again(every_ms);
         let Self { agent, claim, account, .. } = *self;
@@ -493,10 +515,17 @@ impl<'a> Road<'a> {
     }
 
     fn lost(&mut self, person: &mut impl Person) {
-        self.stands_still(person);
+        let is_bound = self.is_bound();
+        if is_bound {
+            // A gateway ends one link before it lets the next one in.
+            let fresh = Outage { since: Instant::now(), is_told: false, has_moved: false };
+            self.outage.get_or_insert(fresh);
+        } else {
+            self.stands_still(person);
+        }
         self.close();
         self.claim.lost(self.account.progress() > self.progress);
-        if self.race.is_none() {
+        if self.race.is_none() && !is_bound {
             self.come_back(Wish::Resume);
         }
     }
