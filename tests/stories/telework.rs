@@ -18,6 +18,7 @@ use tegata_parts::netns::{Network, Quality, SERVER, SERVER_IPV6, Uplink};
 use tegata_parts::port::free_udp;
 use tegata_tests::chaos::relay::Relay;
 use tegata_tests::chaos::schedule::Schedule;
+use tegata_tests::chaos::tally::Tallies;
 use tegata_tests::chaos::weather::Weather;
 use tegata_tests::dice::{Dice, long};
 use tegata_tests::evidence::audit_trail;
@@ -33,8 +34,32 @@ const PIECE: usize = 16 * 1024;
 /// Pieces that are under way at once, there and back together.
 const PIECES_MAX: usize = 16;
 
-/// How long faults follow one another.
-const FAULTS: Duration = Duration::from_secs(20);
+/// Schedules of faults: how many paths have one side by side, how many each has one
+/// after the other, and how long each lasts.
+struct Faults {
+    paths: u64,
+    rounds: u64,
+    length: Duration,
+}
+
+impl Faults {
+    fn of_this_run() -> Self {
+        if long() {
+            Self { paths: 50, rounds: 20, length: Duration::from_mins(1) }
+        } else {
+            Self { paths: 20, rounds: 1, length: Duration::from_secs(10) }
+        }
+    }
+
+    /// How far one piece of a path's is behind the other, so that all of them together
+    /// do not take more than the machine has.
+    fn pace(&self) -> Duration {
+        Duration::from_millis(5 * self.paths)
+    }
+}
+
+/// A schedule that once lost a session: its faults follow each other just so.
+const NOTORIOUS: u64 = 96;
 
 /// A broker, and one desktop that sends back whatever it gets.
 struct Office {
@@ -379,27 +404,42 @@ fn a_lid_that_was_closed_for_a_while_opens_on_the_same_connection() -> Result<()
 
 #[test]
 fn a_session_carries_every_byte_through_every_fault_of_its_path() -> Result<()> {
-    let rounds = if long() { 20 } else { 2 };
-    let seeds = Dice::new();
-    println!("TEGATA_SEED={}", seeds.seed());
+    let faults = Faults::of_this_run();
+    let first = Dice::new().seed();
+    println!("TEGATA_SEED={first}");
     // One after the other, since ports are taken; then all at once.
-    let paths: Vec<_> =
-        (0..rounds).map(|n| BadPath::open(seeds.seed().wrapping_add(n))).collect::<Result<_>>()?;
+    let paths: Vec<_> = (0..faults.paths).map(BadPath::open).collect::<Result<_>>()?;
     thread::scope(|scope| {
-        let rounds: Vec<_> = paths.iter().map(|path| scope.spawn(|| path.carries())).collect();
+        let work = |n: u64, path: &BadPath| {
+            (0..faults.rounds).try_fold(0, |harmed, round| {
+                let seed = match (n, round) {
+                    (0, 0) => NOTORIOUS,
+                    _ => first.wrapping_add(n * faults.rounds + round),
+                };
+                let met = path.carries(seed, &faults);
+                anyhow::Ok(harmed + met.with_context(|| format!("TEGATA_SEED={seed}"))?)
+            })
+        };
+        let numbered = (0..).zip(&paths);
+        let paths: Vec<_> = numbered.map(|(n, path)| scope.spawn(move || work(n, path))).collect();
         let mut harmed = 0;
-        for (n, round) in rounds.into_iter().enumerate() {
-            let ended = round.join().map_err(|_| anyhow!("round {n} panicked"))?;
-            harmed += ended.with_context(|| format!("round {n} of seed {}", seeds.seed()))?;
+        for (n, path) in paths.into_iter().enumerate() {
+            harmed += path.join().map_err(|_| anyhow!("path {n} panicked"))??;
         }
         ensure!(harmed > 0, "no datagram met a fault");
+        let (schedules, seconds) = (faults.paths * faults.rounds, faults.length.as_secs());
+        println!(
+            "{}",
+            serde_json::json!({
+                "schedules": schedules, "seconds": seconds, "datagrams_harmed": harmed, "bytes_lost": 0,
+            })
+        );
         Ok(())
     })
 }
 
 /// An office at the end of a path with faults.
 struct BadPath {
-    seed: u64,
     relay: Relay,
     office: Office,
 }
@@ -413,22 +453,29 @@ impl BadPath {
         let here = (Ipv4Addr::LOCALHOST, 0).into();
         let relay = Relay::start(here, listen, seed, Schedule::steady(Self::CALM))?;
         let office = Office::open(|site| site.behind(listen, relay.address()))?;
-        Ok(Self { seed, relay, office })
+        Ok(Self { relay, office })
     }
 
     /// Works while one fault follows the other, and returns how many datagrams met one.
-    fn carries(&self) -> Result<u64> {
+    fn carries(&self, seed: u64, faults: &Faults) -> Result<u64> {
+        let before = self.relay.tallies()?;
         let door = self.relay.address().to_string();
         let mut sato = self.office.site.device("sato", PASSWORD).server(&door).start()?;
         let desktop = sato.desktop()?;
-        self.relay.set(Schedule::faults(self.seed, FAULTS, Self::CALM))?;
-        let end = Instant::now() + FAULTS;
-        let pieces = carry(&desktop, Dice::of(self.seed), |_| Instant::now() < end)
+        self.relay.set(Schedule::faults(seed, faults.length, Self::CALM))?;
+        let end = Instant::now() + faults.length;
+        let goes_on = |_| {
+            thread::sleep(faults.pace());
+            Instant::now() < end
+        };
+        let pieces = carry(&desktop, Dice::of(seed), goes_on)
             .with_context(|| format!("{:?}\n{}", self.relay.tallies(), sato.log()))?;
         assert_eq!(sato.exit()?, 50, "{}", sato.log());
-        let path = self.relay.tallies()?;
-        println!("{}", serde_json::json!({ "seed": self.seed, "pieces": pieces, "path": path }));
-        Ok(path.there.harmed() + path.back.harmed())
+        let after = self.relay.tallies()?;
+        let harmed = |path: &Tallies| path.there.harmed() + path.back.harmed();
+        let harmed = harmed(&after) - harmed(&before);
+        println!("{}", serde_json::json!({ "seed": seed, "pieces": pieces, "harmed": harmed }));
+        Ok(harmed)
     }
 }
 
