@@ -36,6 +36,7 @@ pub use self::export::{ExportError, export_audit};
 use crate::adapters::command::OccupancyCommand;
 use crate::adapters::desktop_probe::DesktopProbe;
 use crate::adapters::file::{self, FileDirectory};
+use crate::adapters::key_file::KeyFile;
 use crate::adapters::sqlite::{self, OpenError};
 use crate::adapters::system_clock::SystemClock;
 use crate::api::act::Acts;
@@ -46,6 +47,7 @@ use crate::flows::followup::{Asking, Followups};
 use crate::flows::login::LoginDesk;
 use crate::flows::redeem::RedeemDesk;
 use crate::flows::refusals::Refusals;
+use crate::flows::returns::Returns;
 use crate::flows::sign_in::{Gauges, SignIn};
 use crate::flows::tokens::Tokens;
 use crate::flows::waiting::WaitingRooms;
@@ -162,16 +164,15 @@ impl App {
             asking: Asking::default(),
         };
 
-        let key =
-            (config.signing_key.kid().to_owned(), PublicKey::new(config.signing_key.public()));
-        let keys = TokenKeys::new(&config.issuer, [key]);
-        let tokens = Tokens { signer: Arc::new(config.signing_key), issuer: config.issuer };
+        let (keys, tokens) = tokens_of(config.signing_key, config.issuer);
+        let returns = Arc::new(Returns::new());
         let redeem = RedeemDesk {
             keys: keys.clone(),
             tokens: tokens.clone(),
             catalogue: Arc::clone(&catalogue),
             followups: followups.clone(),
             refusals: Arc::clone(&refusals),
+            returns: Arc::clone(&returns),
             metrics: metrics.clone(),
         };
         let gateways = gateways(&config.gateway, &config.advertise, &config.gateway_certificate);
@@ -198,6 +199,7 @@ impl App {
             classes,
             sources: config.sources,
             refusals: Arc::clone(&refusals),
+            returns,
             minimum_agent: config.minimum_agent,
         };
         let asks_desktops = config.site.asks_desktops;
@@ -288,6 +290,12 @@ impl Doors {
         };
         listen.into_iter().map(open).collect()
     }
+}
+
+/// Returns what reads tokens and what makes them.
+fn tokens_of(key: KeyFile, issuer: String) -> (TokenKeys, Tokens) {
+    let known = (key.kid().to_owned(), PublicKey::new(key.public()));
+    (TokenKeys::new(&issuer, [known]), Tokens { signer: Arc::new(key), issuer })
 }
 
 /// Takes the store over from the process before, and makes the pools of the

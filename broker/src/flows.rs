@@ -9,6 +9,7 @@ pub mod followup;
 pub mod login;
 pub mod redeem;
 pub mod refusals;
+pub mod returns;
 pub mod sign_in;
 #[cfg(test)]
 pub(crate) mod tests;

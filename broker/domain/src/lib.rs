@@ -11,8 +11,8 @@
 //! desktop a person gets, [`ticket`] when a right is good.
 //!
 //! [`throttle`] says whose password may be tried, [`queue`] who waits and who is
-//! next, [`gate`] who may go on; [`pace`] and [`latency`] are what they know of
-//! the recent past.
+//! next, [`gate`] who may go on; [`pace`], [`latency`] and [`rush`] are what they
+//! know of the recent past.
 
 pub mod assignment;
 pub mod desktop;
@@ -24,6 +24,7 @@ pub mod pace;
 pub mod placement;
 pub mod pool;
 pub mod queue;
+pub mod rush;
 pub mod session;
 pub mod throttle;
 pub mod ticket;

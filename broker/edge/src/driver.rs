@@ -15,7 +15,6 @@ mod socket;
 mod splice;
 mod stream;
 
-use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -51,8 +50,9 @@ pub(crate) struct Driver {
     doorbell: Arc<Doorbell>,
     reception: Reception,
     entries: Vec<Option<Entry>>,
-    /// Let in, and not yet begun with.
-    newcomers: VecDeque<Newcomer>,
+    /// Let in, and not yet begun with; the last is first, because whoever has waited
+    /// for long has asked again or given up.
+    newcomers: Vec<Newcomer>,
     ready: Ready,
     timers: Timers,
     scratch: Scratch,
@@ -97,7 +97,7 @@ impl Driver {
             doorbell,
             reception,
             entries: Vec::new(),
-            newcomers: VecDeque::new(),
+            newcomers: Vec::new(),
             ready: Ready::default(),
             timers: Timers::default(),
             scratch: Scratch::default(),
@@ -268,7 +268,7 @@ impl Driver {
             self.contain(|driver| driver.serve(key));
         }
         if !self.socket.is_full()
-            && let Some(newcomer) = self.newcomers.pop_front()
+            && let Some(newcomer) = self.newcomers.pop()
         {
             self.contain(|driver| driver.begin(newcomer));
         }

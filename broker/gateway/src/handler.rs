@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use quinn_proto::VarInt;
 use tegata_edge::network::NetworkClasses;
+use tegata_edge::retry::spread;
 use tegata_edge::wire::{FrameReader, FrameWriter, WireError};
 use tegata_edge::{Handler, Link};
 use tegata_proto::PROTOCOL_VERSION;
@@ -321,7 +322,7 @@ pub(crate) fn fault(error: &WireError) -> Option<Code> {
 }
 
 fn busy(retry_after: Duration) -> Failure {
-    let retry_after_ms = u64::try_from(retry_after.as_millis()).ok();
+    let retry_after_ms = u64::try_from(spread(retry_after).as_millis()).ok();
     Failure { code: Code::Busy, retry_after_ms }
 }
 

@@ -13,6 +13,7 @@ use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use tegata_domain::pool::Pool;
 use tegata_edge::endpoint::{Handler, Link};
 use tegata_edge::network::{NetworkClass, NetworkClasses};
+use tegata_edge::retry::spread;
 use tegata_edge::source::Prefix;
 use tegata_edge::wire::{FrameReader, FrameWriter, WireError};
 use tegata_gateway::proof::{thumbprint, verify_proof};
@@ -33,6 +34,7 @@ use tracing::{Instrument as _, debug, info, info_span, warn};
 use crate::flows::assignment::{Applicant, Assignments};
 use crate::flows::catalogue::Catalogue;
 use crate::flows::refusals::{Door, Refusals};
+use crate::flows::returns::Returns;
 use crate::flows::sign_in::{Denied, SignIn, SourceRules, Visitor};
 use crate::flows::waiting::Queued;
 use crate::metrics::Phase;
@@ -73,6 +75,8 @@ pub struct LoginDesk {
     pub sources: SourceRules,
     /// The audit trail of refusals.
     pub refusals: Arc<Refusals>,
+    /// Who goes first.
+    pub returns: Arc<Returns>,
     /// The oldest agent that may log in.
     pub minimum_agent: Version,
 }
@@ -109,7 +113,7 @@ enum Stopped {
 impl From<Code> for Stopped {
     fn from(code: Code) -> Self {
         let later = code.try_again() == TryAgain::Later;
-        let millis = u64::try_from(RETRY_AFTER.as_millis()).unwrap_or(u64::MAX);
+        let millis = u64::try_from(spread(RETRY_AFTER).as_millis()).unwrap_or(u64::MAX);
         Self::Refused(Failure { code, retry_after_ms: later.then_some(millis) })
     }
 }
@@ -272,6 +276,7 @@ impl LoginDesk {
         hello: Hello,
         password: Password,
     ) -> Result<(), Stopped> {
+        self.returns.let_pass().await;
         let began = Instant::now();
         let txn = password.txn;
         let class = self.classes.class_of(link.remote.ip());

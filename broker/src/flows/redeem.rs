@@ -28,6 +28,7 @@ use tracing::{info, warn};
 use crate::flows::catalogue::Catalogue;
 use crate::flows::followup::Followups;
 use crate::flows::refusals::{Door, Refusals};
+use crate::flows::returns::Returns;
 use crate::flows::tokens::{Bearer, Tokens, grant_life, until_renewal};
 use crate::metrics::{Metrics, Phase};
 use crate::ports::signer;
@@ -58,6 +59,8 @@ pub struct RedeemDesk {
     pub followups: Followups,
     /// The audit trail of refusals.
     pub refusals: Arc<Refusals>,
+    /// Who comes back.
+    pub returns: Arc<Returns>,
     /// Where results are counted.
     pub metrics: Metrics,
 }
@@ -117,6 +120,10 @@ impl RedeemDesk {
                 Refused::Busy { retry_after: RETRY_AFTER }
             }
         })?;
+        match kind {
+            signer::TokenKind::Ticket => {}
+            signer::TokenKind::Resume => self.returns.returned(),
+        }
         let (grant, renew_after) = self.younger(kind, claims, &redeemed, now);
         self.followups.carry_out(redeemed.followups).await;
         Ok(Redeemed {

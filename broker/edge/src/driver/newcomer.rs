@@ -16,6 +16,10 @@ use crate::endpoint::{Answer, HANDSHAKE_DEADLINE, Slot};
 use crate::metrics::Refusal;
 use crate::source::canonical;
 
+/// How long a newcomer may wait for its handshake to begin. A client sends its first
+/// packet again after a second (RFC 9002 §6.2.2), and is then a newcomer anew.
+const TURN_WAIT: Duration = Duration::from_secs(1);
+
 /// Somebody who has been let in, after its handshake.
 pub(crate) struct Arrival {
     pub(crate) connection: Connection,
@@ -57,7 +61,7 @@ impl Driver {
             Answer::Accept(slot) => {
                 let handshake = Handshake { remote, begun: now, slot };
                 let credit = (!proven).then(|| Box::new(Credit { received, sent: 0 }));
-                self.newcomers.push_back(Newcomer { incoming, handshake, credit });
+                self.newcomers.push(Newcomer { incoming, handshake, credit });
             }
             Answer::Retry if self.socket.is_full() => self.quic.ignore(incoming),
             Answer::Retry => {
@@ -84,8 +88,12 @@ impl Driver {
     /// Begins a handshake.
     pub(super) fn begin(&mut self, newcomer: Newcomer) {
         let Newcomer { incoming, handshake, credit } = newcomer;
-        self.socket.out.clear();
         let now = Instant::now();
+        if now.duration_since(handshake.begun) > TURN_WAIT {
+            self.reception.refused(handshake.remote, Refusal::TooSlow);
+            return self.quic.ignore(incoming);
+        }
+        self.socket.out.clear();
         match self.quic.accept(incoming, now, &mut self.socket.out, None) {
             Ok((ConnectionHandle(key), quic)) => {
                 if key >= self.entries.len() {

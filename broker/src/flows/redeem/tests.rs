@@ -46,6 +46,7 @@ impl Desk {
             catalogue,
             followups: followups(office),
             refusals: Arc::new(Refusals::new()),
+            returns: Arc::default(),
             metrics: Metrics::register(&mut Registry::default()),
         };
         Self { desk }
