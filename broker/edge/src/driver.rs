@@ -43,6 +43,9 @@ pub(crate) use self::newcomer::Arrival;
 /// How long closed connections may take to say so before the socket goes.
 const FAREWELL: Duration = Duration::from_secs(1);
 
+/// How long a peer may be told again that its connection was closed here.
+const CLOSING_MAX: Duration = Duration::from_secs(3);
+
 /// A public port and everybody who is connected to it.
 pub(crate) struct Driver {
     quic: quinn_proto::Endpoint,
@@ -72,6 +75,8 @@ struct Entry {
     /// What may be sent to an address that is not proven, until the handshake is
     /// complete.
     credit: Option<Box<Credit>>,
+    /// When it was lost.
+    lost: Option<Instant>,
     /// The connection's last word, kept back while a desktop is joined to it.
     drained: Option<EndpointEvent>,
     /// Whether its state cannot be trusted any more, and is not looked at.
@@ -342,7 +347,12 @@ impl Driver {
             state.wake_all();
         }
         let deadline = entry.handshake.as_ref().map(|handshake| handshake.deadline());
-        let next = [state.quic.poll_timeout(), deadline].into_iter().flatten().min();
+        let forgotten = state.lost.as_ref().map(|why| entry.forgotten(why, now));
+        if forgotten.is_some_and(|at| at <= now) {
+            entry.drained.get_or_insert_with(EndpointEvent::drained);
+        }
+        let times = [state.quic.poll_timeout(), deadline, forgotten];
+        let next = times.into_iter().flatten().min();
         let drained = entry.drained.is_some();
         drop(guard);
 
@@ -417,6 +427,25 @@ fn transmit(
 }
 
 impl Entry {
+    /// Returns when a connection that is lost is forgotten, whatever its own timers say:
+    /// at once if the peer has left, who would only be told what it knows.
+    ///
+    /// Three times the probe time-out (RFC 9000 §10.2) may be half a minute for a
+    /// connection that comes out of an outage, and after one they come by the hundred.
+    fn forgotten(&mut self, why: &ConnectionError, now: Instant) -> Instant {
+        let since = *self.lost.get_or_insert(now);
+        match why {
+            ConnectionError::ApplicationClosed(_)
+            | ConnectionError::ConnectionClosed(_)
+            | ConnectionError::Reset
+            | ConnectionError::TimedOut => since,
+            ConnectionError::LocallyClosed
+            | ConnectionError::TransportError(_)
+            | ConnectionError::VersionMismatch
+            | ConnectionError::CidsExhausted => since + CLOSING_MAX,
+        }
+    }
+
     /// Closes the connection, whoever uses it.
     fn close(&mut self, now: Instant) {
         let mut state = self.shared.state();

@@ -102,8 +102,8 @@ impl Driver {
                 let shared = Shared::new(key, Arc::clone(&self.doorbell), quic);
                 let handshake = Some(Box::new(handshake));
                 let pace = Pace::new(now);
-                let (drained, broken) = (None, false);
-                let entry = Entry { shared, pace, handshake, credit, drained, broken };
+                let (lost, drained, broken) = (None, None, false);
+                let entry = Entry { shared, pace, handshake, credit, lost, drained, broken };
                 self.entries[key] = Some(entry);
                 self.queue(key, now);
             }
