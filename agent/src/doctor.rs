@@ -24,7 +24,7 @@ use crate::agent::{Agent, LOOKUP_DEADLINE};
 use crate::arguments::{Server, ViewerChoice};
 use crate::config::Config;
 use crate::identity::Identity;
-use crate::link::{Candidate, Connection, HANDSHAKE_DEADLINE, LinkError, Transport};
+use crate::link::{Candidate, Connection, LinkError, Transport};
 use crate::login::{self, LoginRefused};
 use crate::session::FAREWELL;
 use crate::trust::{Authority, Distrust, Expected};
@@ -173,7 +173,7 @@ async fn greet(agent: &Agent, reached: &Reached, report: &mut impl Report) {
     let Ok(identity) = Identity::generate() else { return };
     // A broker does not wait for a first word as long as was waited for other ways.
     let candidate = Candidate { address, expected: Expected::Broker };
-    let again = agent.dialler.dial(first.transport(), candidate, HANDSHAKE_DEADLINE).await;
+    let again = agent.dialler.dial(first.transport(), candidate).await;
     let asked = SystemTime::now();
     let greeted = match again {
         Ok((_, connection)) => agent.greet(&connection, &identity).await,

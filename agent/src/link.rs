@@ -7,6 +7,7 @@
 
 mod connection;
 mod dialler;
+mod patience;
 mod quic;
 mod tcp;
 

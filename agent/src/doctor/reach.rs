@@ -7,7 +7,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::agent::Agent;
-use crate::link::{Candidate, Connection, HANDSHAKE_DEADLINE, LinkError, Transport, interleave};
+use crate::link::{Candidate, Connection, LinkError, Transport, interleave};
 use crate::trust::Expected;
 
 /// What came of each try.
@@ -25,7 +25,7 @@ pub(super) async fn reach(agent: &Agent, addresses: &[SocketAddr]) -> Reached {
     for address in interleave(addresses.iter().copied()) {
         for transport in [Transport::Quic, Transport::Tcp] {
             let candidate = Candidate { address, expected: Expected::Broker };
-            let dialled = agent.dialler.dial(transport, candidate, HANDSHAKE_DEADLINE);
+            let dialled = agent.dialler.dial(transport, candidate);
             running.spawn(async move {
                 let begun = Instant::now();
                 let outcome = dialled.await.map(|(_, connection)| (connection, begun.elapsed()));

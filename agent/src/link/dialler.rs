@@ -12,9 +12,10 @@ use std::time::Duration;
 
 use quinn::{Endpoint, TransportConfig};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, interval, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::task::TaskTracker;
 
+use super::patience::Patience;
 use super::{Candidate, Connection, HANDSHAKE_DEADLINE, LinkError, Transport, quic, tcp};
 use crate::trust::Authority;
 
@@ -149,7 +150,7 @@ impl Dialler {
             for lane in &mut lanes {
                 if let Some(candidate) = lane.starts(now) {
                     let transport = lane.transport;
-                    let dialled = self.dial(transport, candidate.clone(), HANDSHAKE_DEADLINE);
+                    let dialled = self.dial(transport, candidate.clone());
                     running.spawn(async move { (transport, dialled.await) });
                 }
             }
@@ -173,13 +174,17 @@ impl Dialler {
     }
 
     /// Connects to all candidates at once, again and again without waiting for the last
-    /// time to fail, until one is there and believed, or `until` has come.
+    /// time to fail, until one is there and believed, or `until` has come. Once a peer has
+    /// answered, it is waited for: after an outage everybody insists, and each further
+    /// handshake would hold up the others.
     pub(crate) async fn insist(&self, field: &Field, until: Instant) -> Made {
         let is_udp_out = self.is_udp_out();
         let tcp_from = Instant::now() + if is_udp_out { Duration::ZERO } else { QUIC_HEAD_START };
         let mut running: JoinSet<Made> = JoinSet::new();
         let mut beat = interval(INSIST_PAUSE);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut beats = 0;
+        let (quic, tcp) = (Patience::new(INSIST_DEADLINE), Patience::new(INSIST_DEADLINE));
         let mut worst = LinkError::Unreachable { tried: field.len(), source: None };
         // What TCP has made, and when it is good enough.
         let mut kept: Option<((Candidate, Connection), Instant)> = None;
@@ -199,16 +204,17 @@ impl Dialler {
                     Ok(Err(error)) => worst = worst.or_worse(error, field.len()),
                     Err(error) => std::panic::resume_unwind(error.into_panic()),
                 },
-                now = beat.tick() => {
-                    let mut begin = |transport, candidates: &[Candidate]| {
+                now = beat.tick(), if !quic.is_answered() => {
+                    let mut begin = |transport, patience: &Patience, candidates: &[Candidate]| {
                         for candidate in candidates {
-                            running.spawn(self.dial(transport, candidate.clone(), INSIST_DEADLINE));
+                            let patience = patience.clone();
+                            running.spawn(self.shake(transport, candidate.clone(), patience));
                         }
                     };
-                    begin(Transport::Quic, &field.quic);
-                    if now >= tcp_from && kept.is_none() {
+                    begin(Transport::Quic, &quic, &field.quic);
+                    if now >= tcp_from && kept.is_none() && !tcp.is_answered() {
                         if beats % TCP_BEATS == 0 {
-                            begin(Transport::Tcp, &field.tcp);
+                            begin(Transport::Tcp, &tcp, &field.tcp);
                         }
                         beats += 1;
                     }
@@ -222,14 +228,22 @@ impl Dialler {
         &self,
         transport: Transport,
         candidate: Candidate,
-        deadline: Duration,
+    ) -> impl Future<Output = Made> + Send + use<> {
+        self.shake(transport, candidate, Patience::new(HANDSHAKE_DEADLINE))
+    }
+
+    fn shake(
+        &self,
+        transport: Transport,
+        candidate: Candidate,
+        patience: Patience,
     ) -> impl Future<Output = Made> + Send + use<> {
         let Self { endpoint, authority, transport: limits, tasks, .. } = self.clone();
         async move {
             let whom = candidate.clone();
             let made = match transport {
-                Transport::Quic => quic::dial(endpoint, authority, limits, whom, deadline).await,
-                Transport::Tcp => tcp::dial(authority, tasks, whom, deadline).await,
+                Transport::Quic => quic::dial(endpoint, authority, limits, whom, patience).await,
+                Transport::Tcp => tcp::dial(authority, tasks, whom, patience).await,
             };
             made.map(|connection| (candidate, connection))
         }

@@ -3,17 +3,17 @@
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ConnectionError, Endpoint, EndpointConfig, TokioRuntime, TransportConfig, VarInt};
 use rustix::net::sockopt::set_ipv6_v6only;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
+use super::patience::Patience;
 use super::{
-    CONNECTION_WINDOW, Candidate, Connection, Fault, IDLE_TIMEOUT, KEEP_ALIVE, LinkError,
-    SEND_WINDOW, SERVER_NAME, STREAM_WINDOW,
+    CONNECTION_WINDOW, Candidate, Connection, Fault, HANDSHAKE_DEADLINE, IDLE_TIMEOUT, KEEP_ALIVE,
+    LinkError, SEND_WINDOW, SERVER_NAME, STREAM_WINDOW,
 };
 use crate::trust::{Authority, Distrust};
 
@@ -70,7 +70,7 @@ pub(super) async fn dial(
     authority: Authority,
     transport: Arc<TransportConfig>,
     candidate: Candidate,
-    deadline: Duration,
+    patience: Patience,
 ) -> Result<Connection, LinkError> {
     let unreachable = |source| LinkError::Unreachable { tried: 1, source };
     let (tls, verdict) = authority.client(candidate.expected).map_err(LinkError::Tls)?;
@@ -78,8 +78,18 @@ pub(super) async fn dial(
         .map_err(|_| LinkError::Tls(rustls::Error::General("no cipher for QUIC".into())))?;
     let mut config = quinn::ClientConfig::new(Arc::new(quic));
     config.transport_config(transport);
+    let begun = Instant::now();
     let connecting = endpoint.connect_with(config, candidate.address, SERVER_NAME);
-    match timeout(deadline, connecting.map_err(|_| unreachable(None))?).await {
+    let mut connecting = connecting.map_err(|_| unreachable(None))?;
+    let answered = patience.answer(async {
+        // What was agreed is not looked at.
+        connecting.handshake_data().await.map(drop)
+    });
+    let Some((answer, _answered)) = answered.await else {
+        return Err(unreachable(Some(Fault::TimedOut)));
+    };
+    answer.map_err(|source| failed(candidate.address, &verdict, source))?;
+    match timeout_at(begun + HANDSHAKE_DEADLINE, connecting).await {
         Ok(Ok(connection)) => Ok(connection.into()),
         Ok(Err(source)) => Err(failed(candidate.address, &verdict, source)),
         Err(_) => Err(unreachable(Some(Fault::TimedOut))),

@@ -27,9 +27,10 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use self::socket::{Socket, connect};
+use super::patience::Patience;
 use super::{
-    CHUNK_MAX, CONNECTION_WINDOW, Candidate, Fault, IDLE_TIMEOUT, KEEP_ALIVE, LinkError,
-    SEND_WINDOW, SERVER_NAME, STREAM_WINDOW,
+    CHUNK_MAX, CONNECTION_WINDOW, Candidate, Fault, HANDSHAKE_DEADLINE, IDLE_TIMEOUT, KEEP_ALIVE,
+    LinkError, SEND_WINDOW, SERVER_NAME, STREAM_WINDOW,
 };
 use crate::trust::{Authority, Distrust};
 
@@ -103,7 +104,7 @@ pub(super) async fn dial(
     authority: Authority,
     tasks: TaskTracker,
     candidate: Candidate,
-    deadline: Duration,
+    patience: Patience,
 ) -> Result<super::Connection, LinkError> {
     let unreachable = |fault| LinkError::Unreachable { tried: 1, source: Some(fault) };
     let address = candidate.address;
@@ -111,7 +112,9 @@ pub(super) async fn dial(
     let asked = tls.alpn_protocols.clone();
     let made = async {
         let begun = Instant::now();
-        let socket = connect(address).await.map_err(|error| unreachable(Fault::Socket(error)))?;
+        let answered = patience.answer(connect(address)).await;
+        let (socket, _answered) = answered.ok_or_else(|| unreachable(Fault::TimedOut))?;
+        let socket = socket.map_err(|error| unreachable(Fault::Socket(error)))?;
         // One round trip, but for what the kernels take.
         let rtt = begun.elapsed();
         let traffic = Arc::clone(socket.traffic());
@@ -133,7 +136,7 @@ pub(super) async fn dial(
             .await
             .map_err(|error| unreachable(Fault::Streams(error)))
     };
-    match timeout(deadline, made).await {
+    match timeout(HANDSHAKE_DEADLINE, made).await {
         Ok(made) => Ok(made?.into()),
         Err(_) => Err(unreachable(Fault::TimedOut)),
     }
