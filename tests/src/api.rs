@@ -103,6 +103,21 @@ impl Api {
         items(&self.get("/v1/sessions")?)
     }
 
+    /// Returns all sessions that are not over, page by page.
+    ///
+    /// # Errors
+    ///
+    /// When an answer is no list.
+    pub fn all_sessions(&self) -> Result<Vec<Value>> {
+        let (mut all, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let page = self.get(&format!("/v1/sessions?limit=1000{cursor}"))?;
+            all.extend(items(&page)?);
+            let Some(next) = page.body["next"].as_str() else { return Ok(all) };
+            cursor = format!("&cursor={next}");
+        }
+    }
+
     /// Waits until so many of a pool's desktops are in a state.
     ///
     /// # Errors

@@ -5,9 +5,8 @@
 //! says what the figures mean.
 
 mod arguments;
-mod call;
+pub(crate) mod call;
 mod counter;
-mod desktops;
 mod echo;
 mod flow;
 mod idle;
@@ -30,6 +29,8 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser as _;
+
+pub(crate) use self::counter::Counter;
 
 use self::arguments::{Arguments, Bench};
 use self::programs::Programs;

@@ -1,5 +1,5 @@
 //! What the stories are told with: a [`site`] with its broker, [`staff`] who log
-//! in with the real agent, an [`api`] for the administrator, a [`stranger`] who
+//! in with the real agent, [`desktops`] by the thousand, an [`api`] for the administrator, a [`stranger`] who
 //! speaks the protocol by hand, a [`crowd`] of such people, and a [`fleet`] of real
 //! agents. What a stranger can
 //! do wrong is in [`sins`]. A [`history`] is checked by the [`evidence`]. [`timing`]
@@ -11,6 +11,7 @@ pub mod api;
 pub mod bench;
 pub mod chaos;
 pub mod crowd;
+pub mod desktops;
 pub mod dice;
 pub mod evidence;
 pub mod fleet;

@@ -10,10 +10,10 @@ use tokio::net::TcpStream;
 use tokio::time::interval;
 
 /// Packets of speech in a second.
-pub(super) const PACKETS: u32 = 50;
+pub(crate) const PACKETS: u32 = 50;
 
 /// Bytes of speech in each, as of a telephone with G.711 and packets of 20 ms.
-pub(super) const SPEECH: usize = 160;
+pub(crate) const SPEECH: usize = 160;
 
 /// Bytes of picture between two of them: 2 Mbit a second.
 const PICTURE: usize = 5_000;
@@ -26,13 +26,13 @@ const KIND_PICTURE: u8 = b'p';
 
 /// What the desktop shows meanwhile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Picture {
+pub(crate) enum Picture {
     Still,
     Moving,
 }
 
 /// Speaks until nobody listens any more.
-pub(super) async fn speak(mut stream: TcpStream, picture: Picture) {
+pub(crate) async fn speak(mut stream: TcpStream, picture: Picture) {
     let mut beat = interval(Duration::from_secs(1) / PACKETS);
     let mut packet = BytesMut::new();
     loop {
@@ -57,14 +57,14 @@ fn put(packet: &mut BytesMut, kind: u8, length: usize) {
 
 /// The other end of a call: finds the packets of speech in what comes.
 #[derive(Default)]
-pub(super) struct Ear {
+pub(crate) struct Ear {
     waiting: BytesMut,
     heard: Vec<Instant>,
 }
 
 impl Ear {
     /// Takes the next bytes of the stream, which came just now.
-    pub(super) fn take(&mut self, bytes: &Bytes, now: Instant) -> Result<()> {
+    pub(crate) fn take(&mut self, bytes: &Bytes, now: Instant) -> Result<()> {
         self.waiting.extend_from_slice(bytes);
         while self.waiting.len() >= HEADER {
             let kind = self.waiting[0];
@@ -82,12 +82,12 @@ impl Ear {
     }
 
     /// Forgets what was heard so far.
-    pub(super) fn forget(&mut self) {
+    pub(crate) fn forget(&mut self) {
         self.heard.clear();
     }
 
     /// Returns how far apart packets of speech came, in milliseconds.
-    pub(super) fn gaps_ms(&self) -> Vec<f64> {
+    pub(crate) fn gaps_ms(&self) -> Vec<f64> {
         self.heard.windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64() * 1e3).collect()
     }
 }

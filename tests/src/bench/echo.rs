@@ -15,12 +15,12 @@ use tokio::task::JoinSet;
 
 use super::arguments::Arguments;
 use super::counter::Counter;
-use super::desktops::{Desktops, ECHO, SOURCE};
 use super::office::{Office, configuration};
 use super::programs::Programs;
 use super::relay::clients;
 use super::report::{Latencies, Report, all_rounded, median, rounded};
 use super::way::{HAPROXY, Peers, TEGATA, Way};
+use crate::desktops::{Desktops, ECHO, SOURCE};
 use crate::site::Site;
 
 /// The peers, each with the threads that suit it least and best.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 
-use super::desktops::ECHO;
+use crate::desktops::ECHO;
 
 /// How far one number is behind the other.
 pub(super) const TICK: Duration = Duration::from_millis(2);

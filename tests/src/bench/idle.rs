@@ -9,13 +9,13 @@ use tegata_proto::session::GatewayMessage;
 use tokio::task::JoinSet;
 
 use super::arguments::Arguments;
-use super::desktops::Desktops;
 use super::machine;
 use super::office::{Office, configuration};
 use super::programs::Programs;
 use super::relay::clients;
 use super::report::{Report, all_rounded, median, rounded};
 use super::visitor::Visitor;
+use crate::desktops::Desktops;
 use crate::site::Site;
 
 /// How many sessions there are.

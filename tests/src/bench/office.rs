@@ -14,8 +14,8 @@ use tegata_parts::ca::{IssuedCertificate, TestCa};
 use tegata_parts::slapd::{self, Slapd};
 
 use super::arguments::Arguments;
-use super::desktops::Desktops;
 use super::programs::Programs;
+use crate::desktops::Desktops;
 use crate::site::Site;
 
 /// How many people the directory has.

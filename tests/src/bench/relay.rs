@@ -15,12 +15,12 @@ use tokio::task::JoinSet;
 
 use super::arguments::Arguments;
 use super::counter::Counter;
-use super::desktops::{Desktops, SINK, SOURCE};
 use super::machine;
 use super::office::{Office, configuration};
 use super::programs::Programs;
 use super::report::{Report, all_rounded, median, rounded};
 use super::way::{HAPROXY, Peers, TEGATA, TEGATA_TCP, Way};
+use crate::desktops::{Desktops, SINK, SOURCE};
 
 /// The peers. One thread costs `HAProxy` least; the larger buffer is beside it for comparison.
 const PEERS: [(&str, Kind); 3] = [

@@ -12,13 +12,13 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::arguments::Arguments;
-use super::desktops::{Desktops, TICK, TICKS};
 use super::idle::attach;
 use super::line::Line;
 use super::office::{Office, configuration};
 use super::programs::Programs;
 use super::relay::clients;
 use super::report::{Report, all_rounded, median, rounded};
+use crate::desktops::{Desktops, TICK, TICKS};
 use crate::site::Site;
 
 /// How many sessions are ended.

@@ -11,11 +11,11 @@ use tegata_agent::progress::Event;
 use tegata_parts::netns::{Network, Quality, SERVER, Uplink};
 
 use super::arguments::Arguments;
-use super::desktops::Desktops;
 use super::flow::{Flow, TICK};
 use super::office::{Office, configuration, name_of, password_of};
 use super::programs::Programs;
 use super::report::{Report, all_rounded, percentile, rounded};
+use crate::desktops::Desktops;
 use crate::fleet::{Fleet, Shown, Worker};
 use crate::site::Site;
 

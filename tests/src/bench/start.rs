@@ -10,10 +10,10 @@ use serde_json::json;
 use tegata_proto::ALPN_LOGIN;
 
 use super::arguments::Arguments;
-use super::desktops::Desktops;
 use super::office::{Office, configuration};
 use super::programs::Programs;
 use super::report::{Report, all_rounded, median, rounded};
+use crate::desktops::Desktops;
 use crate::site::Site;
 use crate::stranger::Line;
 

@@ -11,13 +11,13 @@ use tegata_proto::code::Code;
 use tokio::task::JoinSet;
 
 use super::arguments::Arguments;
-use super::desktops::{Desktops, ECHO};
 use super::line::Line;
 use super::machine;
 use super::office::{Office, configuration};
 use super::programs::Programs;
 use super::report::{Latencies, Report, all_rounded, median, rounded};
 use super::visitor::Visitor;
+use crate::desktops::{Desktops, ECHO};
 use crate::site::Site;
 
 /// How many agents log in at once.

@@ -14,12 +14,12 @@ use tokio::time::timeout;
 use super::arguments::Arguments;
 use super::call::{Ear, PACKETS, SPEECH};
 use super::counter::Counter;
-use super::desktops::{CALL, CALL_AND_PICTURE, Desktops, SOURCE};
 use super::office::{Office, configuration};
 use super::programs::Programs;
 use super::relay::clients;
 use super::report::{Report, all_rounded, median, percentile, rounded};
 use super::way::{HAPROXY, Peers, TEGATA, Way};
+use crate::desktops::{CALL, CALL_AND_PICTURE, Desktops, SOURCE};
 
 /// The line: 40 ms there and back, one packet of a hundred lost each way, a home's speed.
 const LINE: Quality = Quality {
