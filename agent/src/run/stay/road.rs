@@ -32,6 +32,10 @@ const CUT_PATIENCE: Duration = Duration::from_secs(1);
 /// the person is told.
 const ENTRY_PATIENCE: Duration = Duration::from_millis(500);
 
+/// How long after the desktop's bytes have stopped the gateway is asked whether it is
+/// still there; once, and then by keep-alives.
+const STOP_NOTICED: Duration = Duration::from_secs(2);
+
 /// The way to the gateway.
 pub(super) struct Road<'a> {
     agent: &'a Agent,
@@ -81,6 +85,9 @@ struct Tick {
     at: Instant,
     sent: u64,
     heard: u64,
+    /// What had been written to the viewer, and whether anything was since the last look.
+    progress: u64,
+    is_busy: bool,
 }
 
 type Crossing<'a> = Pin<Box<dyn Future<Output = Option<Box<Session>>> + Send + 'a>>;
@@ -130,7 +137,7 @@ impl<'a> Road<'a> {
         source: Option<IpAddr>,
         reports: Reports<'a>,
     ) -> Self {
-        let tick = Tick::new(&link.connection);
+        let tick = Tick::new(&link.connection, account.progress());
         let progress = account.progress();
         let crossings = match link.connection.transport() {
             Transport::Quic => None,
@@ -230,6 +237,7 @@ impl<'a> Road<'a> {
             Turn::Said(Err(_)) | Turn::CutForNoReason => Link::Lost,
             Turn::Owed => {
                 self.word_due = Some(Instant::now() + ACK_DELAY);
+                self.tick.hurry();
                 Link::Kept
             }
             Turn::WordDue => self.acknowledge(),
@@ -242,10 +250,7 @@ impl<'a> Road<'a> {
                 Link::Kept
             }
             Turn::LookDue => self.look(person),
-            Turn::TickDue => {
-                self.tick();
-                Link::Kept
-            }
+            Turn::TickDue => self.tick(),
             Turn::InputDue => self.tell_of_input(),
             Turn::Back(back) => {
                 self.race = None;
@@ -462,14 +467,25 @@ impl<'a> Road<'a> {
     }
 
     /// Watches a link whose keep-alive seems to be without an answer.
-    fn tick(&mut self) {
-        let Some(Control { connection, .. }) = &self.link else { return };
-        let now = Tick::new(connection);
-        if now.sent > self.tick.sent && now.heard == self.tick.heard {
+    fn tick(&mut self) -> Link {
+        let Some(Control { connection, say, .. }) = &self.link else { return Link::Kept };
+        let (now, is_free) = (Tick::new(connection, self.account.progress()), say.is_idle());
+        let is_unanswered = now.sent > self.tick.sent && now.heard == self.tick.heard;
+        let has_stopped = self.tick.is_busy && now.progress == self.tick.progress;
+        if is_unanswered {
             self.pulse.sent(now.heard, connection.rtt(), Instant::now());
             connection.probe();
         }
+        let goes_on = self.tick.is_busy && !has_stopped;
         self.tick = now;
+        if goes_on {
+            self.tick.hurry();
+        } else if has_stopped && is_free {
+            // Nobody can tell a desktop that shows nothing new from a gateway that is gone,
+            // and the person may only be looking.
+            return self.acknowledge();
+        }
+        Link::Kept
     }
 
     /// Takes the next link.
@@ -565,9 +581,15 @@ impl<'a> Road<'a> {
 }
 
 impl Tick {
-    fn new(connection: &Connection) -> Self {
+    fn new(connection: &Connection, progress: u64) -> Self {
         let (sent, heard) = (connection.sent(), connection.heard());
-        Self { at: Instant::now() + KEEP_ALIVE, sent, heard }
+        Self { at: Instant::now() + KEEP_ALIVE, sent, heard, progress, is_busy: false }
+    }
+
+    /// Something has come: when it stops, that is to be noticed soon.
+    fn hurry(&mut self) {
+        self.is_busy = true;
+        self.at = self.at.min(Instant::now() + STOP_NOTICED);
     }
 }
 
