@@ -45,6 +45,8 @@ const ECHO_MAX: usize = 256;
 /// Running desktops. Those that echo have a thread of their own, so that bulk never makes them wait.
 pub struct Desktops {
     port: u16,
+    /// Where they tick without being asked.
+    ticking: u16,
     taken: Counter,
     /// Ends them when they are dropped.
     _runtimes: [Runtime; 2],
@@ -60,6 +62,8 @@ impl Desktops {
         let (quiet, busy) = (runtime("echoes", 1)?, runtime("bulk", bulk_threads)?);
         let listener = quiet.block_on(TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)))?;
         let port = listener.local_addr()?.port();
+        let unasked = quiet.block_on(TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)))?;
+        let ticking = unasked.local_addr()?.port();
         let taken = Counter::default();
         let (serving, bulk) = (quiet.handle().clone(), busy.handle().clone());
         let counter = taken.clone();
@@ -71,12 +75,25 @@ impl Desktops {
                 }
             }
         });
-        Ok(Self { port, taken, _runtimes: [quiet, busy] })
+        let here = quiet.handle().clone();
+        quiet.spawn(async move {
+            loop {
+                if let Ok((stream, _)) = unasked.accept().await {
+                    here.spawn(tick(stream));
+                }
+            }
+        });
+        Ok(Self { port, ticking, taken, _runtimes: [quiet, busy] })
     }
 
     /// Returns the address of the desktop with this number.
     pub fn address(&self, number: u32) -> SocketAddr {
         SocketAddr::from((Ipv4Addr::from(FIRST + number), self.port))
+    }
+
+    /// Returns the address of the one with this number that ticks without being asked.
+    pub fn ticking_address(&self, number: u32) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::from(FIRST + number), self.ticking))
     }
 
     /// Returns what all sinks have counted.

@@ -57,7 +57,12 @@ impl Office {
     /// `path` is where the broker listens, and where agents believe that it does.
     fn open(people: usize, shown: Shown, path: Option<(SocketAddr, SocketAddr)>) -> Result<Self> {
         let desktops = Desktops::start(1)?;
-        let addresses: Vec<_> = (0..u32::try_from(people)?).map(|n| desktops.address(n)).collect();
+        let numbers = 0..u32::try_from(people)?;
+        let addresses: Vec<_> = match shown {
+            Shown::Forwarded => numbers.map(|n| desktops.address(n)).collect(),
+            // A picture that moves: people whose screen stands still notice when they touch it.
+            Shown::Nowhere => numbers.map(|n| desktops.ticking_address(n)).collect(),
+        };
         let builder = Site::builder()
             .crowd(1..=people, PASSWORD, "keiri")?
             .pool(pool("keiri", "keiri", &addresses))
