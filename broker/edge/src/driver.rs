@@ -15,6 +15,7 @@ mod socket;
 mod splice;
 mod stream;
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -55,7 +56,7 @@ pub(crate) struct Driver {
     entries: Vec<Option<Entry>>,
     /// Let in, and not yet begun with; the last is first, because whoever has waited
     /// for long has asked again or given up.
-    newcomers: Vec<Newcomer>,
+    newcomers: VecDeque<Newcomer>,
     ready: Ready,
     timers: Timers,
     scratch: Scratch,
@@ -102,7 +103,7 @@ impl Driver {
             doorbell,
             reception,
             entries: Vec::new(),
-            newcomers: Vec::new(),
+            newcomers: VecDeque::new(),
             ready: Ready::default(),
             timers: Timers::default(),
             scratch: Scratch::default(),
@@ -272,8 +273,9 @@ impl Driver {
         {
             self.contain(|driver| driver.serve(key));
         }
+        self.turn_away_the_late();
         if !self.socket.is_full()
-            && let Some(newcomer) = self.newcomers.pop()
+            && let Some(newcomer) = self.newcomers.pop_back()
         {
             self.contain(|driver| driver.begin(newcomer));
         }
@@ -351,7 +353,9 @@ impl Driver {
         if forgotten.is_some_and(|at| at <= now) {
             entry.drained.get_or_insert_with(EndpointEvent::drained);
         }
-        let times = [state.quic.poll_timeout(), deadline, forgotten];
+        // One that is due waits for whoever has a desktop joined to it.
+        let later = forgotten.filter(|at| *at > now);
+        let times = [state.quic.poll_timeout(), deadline, later];
         let next = times.into_iter().flatten().min();
         let drained = entry.drained.is_some();
         drop(guard);

@@ -61,7 +61,7 @@ impl Driver {
             Answer::Accept(slot) => {
                 let handshake = Handshake { remote, begun: now, slot };
                 let credit = (!proven).then(|| Box::new(Credit { received, sent: 0 }));
-                self.newcomers.push(Newcomer { incoming, handshake, credit });
+                self.newcomers.push_back(Newcomer { incoming, handshake, credit });
             }
             Answer::Retry if self.socket.is_full() => self.quic.ignore(incoming),
             Answer::Retry => {
@@ -73,6 +73,17 @@ impl Driver {
                 }
             }
             Answer::Refuse(_) => self.refuse(incoming),
+        }
+    }
+
+    /// Forgets those who have waited for too long, so that they can ask again.
+    pub(super) fn turn_away_the_late(&mut self) {
+        let now = Instant::now();
+        let is_late =
+            |newcomer: &mut Newcomer| now.duration_since(newcomer.handshake.begun) > TURN_WAIT;
+        while let Some(late) = self.newcomers.pop_front_if(is_late) {
+            self.reception.refused(late.handshake.remote, Refusal::TooSlow);
+            self.quic.ignore(late.incoming);
         }
     }
 
@@ -89,10 +100,6 @@ impl Driver {
     pub(super) fn begin(&mut self, newcomer: Newcomer) {
         let Newcomer { incoming, handshake, credit } = newcomer;
         let now = Instant::now();
-        if now.duration_since(handshake.begun) > TURN_WAIT {
-            self.reception.refused(handshake.remote, Refusal::TooSlow);
-            return self.quic.ignore(incoming);
-        }
         self.socket.out.clear();
         match self.quic.accept(incoming, now, &mut self.socket.out, None) {
             Ok((ConnectionHandle(key), quic)) => {
