@@ -47,6 +47,12 @@ const UNSENT: u32 = 128 * 1024;
 /// Connections that the kernel may have waiting to be accepted.
 pub(super) const BACKLOG: i32 = 1024;
 
+/// What frames that are far smaller than their own bookkeeping may cost while nobody
+/// reads them, in bytes: an agent that comes back sends what its viewer said meanwhile,
+/// each movement of the mouse a frame, and a whole window of those may wait for the
+/// store and the desktop.
+const SMALL_FRAMES_MAX: usize = 6 * 1024 * 1024;
+
 /// Returns the rules by which HTTP/2 is spoken. Its other limits against floods (of
 /// empty or tiny frames, of settings and pings) are the library's own.
 pub(super) fn rules() -> Builder {
@@ -61,7 +67,8 @@ pub(super) fn rules() -> Builder {
         .max_pending_accept_reset_streams(UNHEARD_RESETS)
         .max_local_error_reset_streams(Some(FAULTY_RESETS))
         .max_concurrent_reset_streams(OWN_RESETS)
-        .reset_stream_duration(OWN_RESETS_REMEMBERED);
+        .reset_stream_duration(OWN_RESETS_REMEMBERED)
+        .data_frame_budget(SMALL_FRAMES_MAX);
     rules
 }
 
