@@ -84,8 +84,8 @@ struct Link {
 struct Now {
     remote: SocketAddr,
     class: NetworkClass,
-    /// Where it was found at the last look, if that was elsewhere.
-    seen: Option<SocketAddr>,
+    /// Whether it was found in a network of another class at the last look.
+    is_away: bool,
     input_minutes: Option<u32>,
 }
 
@@ -180,7 +180,7 @@ impl Sessions {
         let link = Arc::new(Link {
             sid,
             number,
-            now: Mutex::new(Now { remote, class, seen: None, input_minutes: None }),
+            now: Mutex::new(Now { remote, class, is_away: false, input_minutes: None }),
             moved: Notify::new(),
             connection: OnceLock::new(),
             accepted: OnceLock::new(),
@@ -335,19 +335,23 @@ impl Link {
         let Some(connection) = self.connection.get() else { return };
         let found = connection.remote_address();
         let found = SocketAddr::new(found.ip().to_canonical(), found.port());
+        let class = classes.class_of(found.ip());
         let mut now = self.now();
-        if self.stopped.is_cancelled() || now.remote == found {
-            now.seen = None;
-        } else if now.seen.replace(found) == Some(found) {
-            (now.remote, now.seen) = (found, None);
-            let class = classes.class_of(found.ip());
-            if now.class != *class {
-                metrics.link_left(&now.class);
-                metrics.link_began(class);
-                now.class = class.clone();
-                drop(now);
-                self.moved.notify_one();
-            }
+        if self.stopped.is_cancelled() {
+            return;
+        }
+        // Whoever changes ports, or goes from one strange place to the next, is away as well.
+        let (was_away, is_away) = (now.is_away, now.class != *class);
+        now.is_away = is_away;
+        if !is_away {
+            now.remote = found;
+        } else if was_away {
+            (now.remote, now.is_away) = (found, false);
+            metrics.link_left(&now.class);
+            metrics.link_began(class);
+            now.class = class.clone();
+            drop(now);
+            self.moved.notify_one();
         }
     }
 
