@@ -40,7 +40,8 @@ use crate::adapters::key_file::KeyFile;
 use crate::adapters::sqlite::{self, OpenError};
 use crate::adapters::system_clock::SystemClock;
 use crate::api::act::Acts;
-use crate::api::{self, Api};
+
+use crate::api::{self, Api, Site, SiteFault};
 use crate::flows::assignment::Assignments;
 use crate::flows::catalogue::Catalogue;
 use crate::flows::followup::{Asking, Followups};
@@ -106,6 +107,16 @@ pub enum StartError {
     /// A pool of the bootstrap file cannot be made.
     #[error("pool {0} of the bootstrap file cannot be made")]
     Bootstrap(tegata_proto::id::PoolName, #[source] PutPoolError),
+    /// A pool of the store has a rule for a class that the configuration does not name.
+    #[error("pool {pool}: {key} {problem}")]
+    Class {
+        /// Which pool.
+        pool: tegata_proto::id::PoolName,
+        /// Which rule.
+        key: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
     /// The public port cannot be opened.
     #[error(transparent)]
     Bind(#[from] BindError),
@@ -146,8 +157,7 @@ impl App {
         supervisor.spawn("writer", STORE, |cancelled| writer.run(cancelled));
         let store: Arc<dyn Store> = Arc::new(store);
         take_over(&*store, boot, &config.bootstrap, clock.now()).await?;
-        let catalogue = Arc::new(Catalogue::new(Arc::clone(&store)));
-        catalogue.refresh().await?;
+        let catalogue = catalogue(&store, &config.site).await?;
 
         let sessions = Sessions::new(gateway_metrics.clone());
         let classes = config.classes;
@@ -290,6 +300,19 @@ impl Doors {
         };
         listen.into_iter().map(open).collect()
     }
+}
+
+/// Reads the pools, unless the site no longer knows where one of their rules holds: what
+/// it forbids would be allowed from here on.
+async fn catalogue(store: &Arc<dyn Store>, site: &Site) -> Result<Arc<Catalogue>, StartError> {
+    let catalogue = Catalogue::new(Arc::clone(store));
+    catalogue.refresh().await?;
+    for pool in catalogue.all().iter() {
+        if let Some(SiteFault { key, problem }) = site.unknown_classes(pool).into_iter().next() {
+            return Err(StartError::Class { pool: pool.name().clone(), key, problem });
+        }
+    }
+    Ok(Arc::new(catalogue))
 }
 
 /// Returns what reads tokens and what makes them.

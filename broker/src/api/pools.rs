@@ -43,6 +43,16 @@ pub struct SiteFault {
 }
 
 impl Site {
+    /// Names the rows of a pool that are for classes which this site does not have: what
+    /// they forbid would be allowed.
+    pub fn unknown_classes(&self, pool: &Pool) -> Vec<SiteFault> {
+        let rows = pool.raw().by_class.iter().enumerate();
+        let unknown = rows.filter(|(_, row)| !self.classes.knows(&row.class));
+        let problem = "is no network class of this site";
+        let fault = |n| SiteFault { key: format!("by_class[{n}].class"), problem };
+        unknown.map(|(n, _)| fault(n)).collect()
+    }
+
     /// Names everything that this site cannot do for a pool.
     pub fn faults(&self, pool: &Pool) -> Vec<SiteFault> {
         let mut faults = Vec::new();
@@ -53,12 +63,7 @@ impl Site {
                 problem: "desktop_cannot_be_asked: no occupancy command is configured",
             });
         }
-        for (n, row) in raw.by_class.iter().enumerate() {
-            if !self.classes.knows(&row.class) {
-                let key = format!("by_class[{n}].class");
-                faults.push(SiteFault { key, problem: "is no network class of this site" });
-            }
-        }
+        faults.extend(self.unknown_classes(pool));
         for (n, desktop) in raw.desktops.iter().enumerate() {
             if !self.targets.permits(desktop.address) {
                 let key = format!("desktops[{n}].address");

@@ -494,12 +494,12 @@ impl Reader {
     }
 }
 
-/// Each realm has connections for searches, and as many again for people's binds.
 /// What is known of networks where their configuration has faults of its own.
 fn no_classes() -> Arc<NetworkClasses> {
     Arc::new(NetworkClasses::new([]).expect("no two classes share a prefix"))
 }
 
+/// Each realm has connections for searches, and as many again for people's binds.
 fn directory_connections(realms: &[RawRealm]) -> usize {
     let of = |ldap: &super::raw::RawLdap| {
         usize::from(ldap.connections.unwrap_or(LdapLimits::default().connections)) * 2

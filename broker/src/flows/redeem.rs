@@ -122,7 +122,7 @@ impl RedeemDesk {
         })?;
         match kind {
             signer::TokenKind::Ticket => {}
-            signer::TokenKind::Resume => self.returns.returned(),
+            signer::TokenKind::Resume => self.returns.returned(redeemed.sid),
         }
         let (grant, renew_after) = self.younger(kind, claims, &redeemed, now);
         self.followups.carry_out(redeemed.followups).await;
@@ -277,7 +277,8 @@ impl Broker for RedeemDesk {
         let moved =
             store::Moved { sid, epoch: report.epoch, link, class: report.class.to_string(), now };
         let place = self.followups.store.moved(moved).await.map_err(|error| match error {
-            MovedError::NotCarried => Refused::Code(Code::SessionEnded),
+            // A younger link is being let in, or an end is on its way, which tells why.
+            MovedError::NotCarried => Refused::Busy { retry_after: RETRY_AFTER },
             MovedError::Store(error) => {
                 let error = &error as &dyn std::error::Error;
                 warn!(session.id = %sid, %link, error, "Change of network not recorded");

@@ -5,6 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tegata_domain::rush::Rush;
+use tegata_proto::id::SessionId;
 use tokio::time::{Instant, sleep};
 
 /// Longest time that a login waits for returns.
@@ -26,8 +27,8 @@ impl Returns {
     }
 
     /// Notes that a session has returned.
-    pub fn returned(&self) {
-        self.rush().returned(self.since.elapsed());
+    pub fn returned(&self, sid: SessionId) {
+        self.rush().returned(sid, self.since.elapsed());
     }
 
     /// Waits until no rush of them is on, and not longer than [`PATIENCE`].
@@ -57,8 +58,13 @@ impl Default for Returns {
 #[cfg(test)]
 mod tests {
     use tegata_domain::rush::{MANY, SPAN};
+    use uuid::Uuid;
 
     use super::*;
+
+    fn rush_of(returns: &Returns) {
+        (0..MANY as u128).for_each(|n| returns.returned(SessionId(Uuid::from_u128(n))));
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_login_waits_for_a_rush_of_returns_and_not_for_ever() {
@@ -66,7 +72,7 @@ mod tests {
         let begun = Instant::now();
         returns.let_pass().await;
         assert_eq!(begun.elapsed(), Duration::ZERO, "nobody returns");
-        (0..MANY).for_each(|_| returns.returned());
+        rush_of(&returns);
         returns.let_pass().await;
         let waited = begun.elapsed();
         assert!((SPAN..SPAN + 2 * LOOK).contains(&waited), "{waited:?}");
@@ -74,13 +80,14 @@ mod tests {
         let begun = Instant::now();
         let rush = async {
             loop {
-                (0..MANY).for_each(|_| returns.returned());
+                rush_of(&returns);
                 sleep(SPAN / 2).await;
             }
         };
         tokio::select! {
-            () = returns.let_pass() => {}
+            biased;
             () = rush => {}
+            () = returns.let_pass() => {}
         }
         assert!((PATIENCE..PATIENCE + 2 * LOOK).contains(&begun.elapsed()));
     }

@@ -127,7 +127,8 @@ async fn a_panic_of_the_ports_own_thread_ends_one_connection_only() {
         send.write_all(&[0; 600]).await.unwrap();
         // It is forgotten at once, so the next packet is answered by a reset.
         until(|| house.metrics.panics.get() == round).await;
-        send.write_all(&[0; 600]).await.unwrap();
+        // An acknowledgement of its own may have had that answer already.
+        let _ = send.write_all(&[0; 600]).await;
         assert_eq!(within(bad.closed()).await, ConnectionError::Reset);
         ask(&good, "hello").await.expect("the other connection goes on");
     }
