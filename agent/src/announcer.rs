@@ -9,7 +9,7 @@ use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process_group};
 use tegata_proto::code::Code;
@@ -21,6 +21,10 @@ use crate::words::{self, Language, Phrase};
 
 /// How long a command may show one notice.
 pub const SHOWN_FOR: Duration = Duration::from_secs(15);
+
+/// How long a command that was killed may take to be gone, and how often it is looked for.
+const ENDED_WITHIN: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_millis(10);
 
 /// Notices that may wait until the command has started; the oldest are shown.
 const WAITING_MAX: usize = 4;
@@ -154,7 +158,15 @@ fn end(shown: Option<Child>) {
         // Fails where all of it has ended.
         let _ = kill_process_group(pid, Signal::KILL);
     }
-    let _ = shown.wait();
+    // One that runs with the rights of somebody else is not ours to end.
+    let until = Instant::now() + ENDED_WITHIN;
+    while matches!(shown.try_wait(), Ok(None)) {
+        if Instant::now() >= until {
+            tracing::warn!("A notice's command goes on and cannot be ended");
+            return;
+        }
+        thread::sleep(LOOK);
+    }
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 pub use finding::{Check, Finding, Report, Told, Verdict};
 
-use crate::agent::{Agent, LOOKUP_DEADLINE};
+use crate::agent::{Agent, LOOKUP_DEADLINE, LoginError};
 use crate::arguments::{Server, ViewerChoice};
 use crate::config::Config;
 use crate::identity::Identity;
@@ -182,7 +182,13 @@ async fn greet(agent: &Agent, reached: &Reached, report: &mut impl Report) {
     let answered = SystemTime::now();
     let welcome = match greeted {
         Ok(welcome) => welcome,
-        Err(error) => {
+        Err(LoginError::Refused(refused)) => {
+            let value = refused.code().as_str().to_owned();
+            let finding =
+                Finding::failed(Check::Broker, refused.code(), Remark::BrokerOther, value);
+            return report.add(finding);
+        }
+        Err(error @ LoginError::Link(_)) => {
             let value = error.code().as_str().to_owned();
             report.add(Finding::failed(Check::Broker, error.code(), Remark::BrokerSilent, value));
             return;

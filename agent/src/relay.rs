@@ -17,7 +17,7 @@ use tegata_proto::policy::Security;
 use tegata_proto::replay::{BadOffset, Receipt, Replay};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::{Notify, oneshot};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::link::{CHUNK_MAX, LinkError, RecvStream, SendStream};
 use crate::viewer::x224::{self, NotSecured, Verdict};
@@ -35,6 +35,9 @@ const READ_MIN: usize = 8 * 1024;
 
 /// How long the second direction may go on after the first has ended.
 const LINGER: Duration = Duration::from_secs(3);
+
+/// How long the last words of a viewer that has closed wait for a link.
+const LAST_WORDS_WAIT: Duration = Duration::from_secs(10);
 
 /// Which side ended the stream of bytes.
 #[derive(Debug)]
@@ -368,7 +371,10 @@ async fn carry(
     tokio::select! {
         stopped = &mut up => {
             if matches!(stopped, Stopped::Ended(End::Viewer)) {
-                let _ = timeout(LINGER, down).await;
+                // What the desktop still says may come over the next link.
+                if let Ok(cut @ Stopped::Cut(_)) = timeout(LINGER, down).await {
+                    return cut;
+                }
             }
             stopped
         }
@@ -381,7 +387,8 @@ async fn carry(
     }
 }
 
-/// Reads what the viewer sends as far as there is room, until it closes.
+/// Reads what the viewer sends as far as there is room, until it closes; then waits a
+/// while for a link that brings its last words to the desktop.
 async fn keep(account: &Account, source: &mut Source<impl AsyncRead + Unpin>) -> End {
     while !source.has_ended {
         if account.has_room() {
@@ -390,6 +397,7 @@ async fn keep(account: &Account, source: &mut Source<impl AsyncRead + Unpin>) ->
             account.room.notified().await;
         }
     }
+    sleep(LAST_WORDS_WAIT).await;
     End::Viewer
 }
 
