@@ -129,7 +129,7 @@ fn roam_loses_nothing_and_its_picture_can_be_drawn() {
 #[test]
 fn voice_hears_a_call_beside_everything() {
     let figures = prints("voice", &["gap_p95_ms", "ratio_to_tcp"]);
-    for path in ["tegata-quic", "haproxy"] {
+    for path in ["tegata-quic", "tegata-tcp", "haproxy"] {
         let gaps = figures.iter().filter(|line| line["figure"] == "gap" && line["path"] == path);
         assert_eq!(gaps.count(), 2, "{path}");
     }

@@ -78,9 +78,10 @@ pub(super) fn run(programs: &Programs, arguments: &Arguments) -> Result<()> {
         let runtime = clients()?;
         let ours = {
             let _inside = runtime.enter();
-            Way::tegata(&site, &office, 0)?
+            let half = office.people / 2;
+            [Way::tegata(&site, &office, 0)?, Way::tegata_by_tcp(&site, &office, half)?]
         };
-        let ways: Vec<_> = [ours].into_iter().chain(peers.ways()).collect();
+        let ways: Vec<_> = ours.into_iter().chain(peers.ways()).collect();
         let mut figures = Vec::new();
         for beside in [Beside::Picture, Beside::Bulk] {
             figures.extend(ways.iter().map(|way| Figure::of(way.name(), beside)));

@@ -186,7 +186,7 @@ fn against_frames() -> Vec<Sin> {
         http("an end, and then more", frame(GOAWAY, 0, 0, &[0; 8]), Answer::Endured),
         http(
             "more than the window",
-            second(frame(DATA, 0, 3, &[0; 32 * 1024]).repeat(40)),
+            second(frame(DATA, 0, 3, &[0; 32 * 1024]).repeat(33)),
             told(FLOW_CONTROL_ERROR),
         ),
         http(
