@@ -28,7 +28,7 @@ const QUIC_HEAD_START: Duration = Duration::from_millis(500);
 
 /// How often an agent that insists begins another handshake, and how long each may
 /// take: a packet that was lost in an outage is not waited for.
-const INSIST_PAUSE: Duration = Duration::from_millis(250);
+const INSIST_PAUSE: Duration = Duration::from_millis(200);
 const INSIST_DEADLINE: Duration = Duration::from_millis(1500);
 
 /// With how many of them one by TCP is begun.

@@ -43,7 +43,7 @@ struct Course {
 
 impl Course {
     fn of(arguments: &Arguments) -> Self {
-        let runs = arguments.runs(8);
+        let runs = arguments.runs(4);
         let (whole, quick) = (Duration::from_secs, Duration::from_millis);
         if arguments.quick {
             Self { runs, changes: 1, outage: quick(1_000), quiet: quick(300) }
