@@ -97,6 +97,8 @@ struct Control<'a> {
     writer: &'a mut FrameWriter,
     renewing: Renewing<'a>,
     standing: Standing<'a>,
+    /// What its attach said that it has of the desktop's bytes.
+    named: u64,
 }
 
 /// Keeps an agent's resume grant young.
@@ -253,7 +255,8 @@ impl Gateway {
         let renewing = Renewing { broker: &*self.broker, renewal, at };
         registration.watch(link.connection.clone());
         let standing = Standing::new(&*self.broker, registration, epoch, class, place);
-        let control = Control { reader, writer, renewing, standing };
+        let named = received.unwrap_or(0);
+        let control = Control { reader, writer, renewing, standing, named };
         let joined = converse(&link.connection, control, registration, incarnation, kept).await;
         Outcome::Ended(joined)
     }
@@ -408,7 +411,7 @@ impl Control<'_> {
     /// what it has to know: how much reached its desktop, when that has closed, each
     /// new grant, and what holds where it is now.
     async fn listen(&mut self, splice: Option<&Splice>, desktop_closed: &Notify) -> Heard {
-        let Self { reader, writer, renewing, standing } = self;
+        let Self { reader, writer, renewing, standing, named } = self;
         let mut owed_until = None;
         loop {
             consume_budget().await;
@@ -436,8 +439,9 @@ impl Control<'_> {
                     Ok(AgentMessage::Ack { channel: Channel::Rdp, received }) => {
                         match splice.map(|splice| splice.acknowledged(received)) {
                             Some(Ok(())) => continue,
-                            // Nothing has passed yet.
-                            None if received == 0 => continue,
+                            // Nothing has passed yet: it says again what its attach said, and
+                            // may be quicker than the channel it has opened.
+                            None if received <= *named => continue,
                             Some(Err(_)) | None => return Heard::Fault(Code::Malformed),
                         }
                     }
