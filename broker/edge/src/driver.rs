@@ -273,7 +273,7 @@ impl Driver {
         {
             self.contain(|driver| driver.serve(key));
         }
-        self.turn_away_the_late();
+        self.contain(Self::turn_away_the_late);
         if !self.socket.is_full()
             && let Some(newcomer) = self.newcomers.pop_back()
         {

@@ -78,9 +78,7 @@ impl Driver {
 
     /// Forgets those who have waited for too long, so that they can ask again.
     pub(super) fn turn_away_the_late(&mut self) {
-        let now = Instant::now();
-        let is_late =
-            |newcomer: &mut Newcomer| now.duration_since(newcomer.handshake.begun) > TURN_WAIT;
+        let is_late = |newcomer: &mut Newcomer| newcomer.handshake.begun.elapsed() > TURN_WAIT;
         while let Some(late) = self.newcomers.pop_front_if(is_late) {
             self.reception.refused(late.handshake.remote, Refusal::TooSlow);
             self.quic.ignore(late.incoming);
@@ -99,8 +97,8 @@ impl Driver {
     /// Begins a handshake.
     pub(super) fn begin(&mut self, newcomer: Newcomer) {
         let Newcomer { incoming, handshake, credit } = newcomer;
-        let now = Instant::now();
         self.socket.out.clear();
+        let now = Instant::now();
         match self.quic.accept(incoming, now, &mut self.socket.out, None) {
             Ok((ConnectionHandle(key), quic)) => {
                 if key >= self.entries.len() {
