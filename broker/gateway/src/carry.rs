@@ -494,7 +494,7 @@ async fn open_channel(connection: &Connection) -> Result<(SendStream, RecvStream
 }
 
 /// Waits until then, or for ever.
-async fn at(until: Option<Instant>) {
+pub(crate) async fn at(until: Option<Instant>) {
     match until {
         Some(until) => sleep_until(until).await,
         None => std::future::pending().await,

@@ -21,6 +21,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::info;
 
 use crate::bounds::{Bounds, Due};
+use crate::carry::at;
 use crate::redeem::{Broker, Limits, LinkEnd, Moved, Place, Refused};
 use crate::sessions::Registration;
 
@@ -203,12 +204,4 @@ impl<'a> Standing<'a> {
 /// Returns how often the thin client is to tell of its input, in milliseconds.
 pub(crate) fn input_every_ms(limits: Limits) -> u64 {
     u64::try_from(Bounds::input_every(limits).as_millis()).unwrap_or(u64::MAX)
-}
-
-/// Waits until then, or for ever.
-async fn at(until: Option<Instant>) {
-    match until {
-        Some(until) => sleep_until(until).await,
-        None => pending().await,
-    }
 }
