@@ -442,6 +442,18 @@ impl Site {
         self.broker.as_ref().map(Child::id).context("the broker does not run")
     }
 
+    /// Returns the memory that the broker has in use, in KiB.
+    ///
+    /// # Errors
+    ///
+    /// When it does not run.
+    pub fn resident_kib(&self) -> Result<u32> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process()?))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.split_whitespace().next()).context("no VmRSS")?;
+        Ok(kib.parse()?)
+    }
+
     /// Returns the file of the store.
     pub fn store(&self) -> PathBuf {
         self.launch.store.clone().unwrap_or_else(|| self.path("tegata.db"))

@@ -100,13 +100,6 @@ impl Office {
         Ok(by_user)
     }
 
-    fn resident_kib(&self) -> Result<usize> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.site.process()?))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib = line.and_then(|line| line.split_whitespace().next()).context("no VmRSS")?;
-        Ok(kib.parse()?)
-    }
-
     /// Lets nothing pass for a while, and returns how long it takes afterwards until everybody
     /// has what they typed meanwhile.
     fn goes_dark(&self, relay: &Relay, desktops: &[TcpStream], outage: usize) -> Result<Duration> {
@@ -170,11 +163,11 @@ fn links_that_are_dropped_at_the_same_instant_all_come_back_and_memory_stays_fla
         hear(desktop, "before\n")?;
     }
     let before = office.sessions()?;
-    let mut kib = vec![office.resident_kib()?];
+    let mut kib = vec![usize::try_from(office.site.resident_kib()?)?];
     for outage in 0..OUTAGES {
         let back = office.goes_dark(&relay, &desktops, outage)?;
         thread::sleep(SETTLING);
-        kib.push(office.resident_kib()?);
+        kib.push(usize::try_from(office.site.resident_kib()?)?);
         println!(
             "{}",
             json!({ "links": people, "all_back_ms": back.as_millis(), "resident_kib": kib })

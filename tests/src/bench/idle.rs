@@ -79,7 +79,7 @@ pub(super) fn run(programs: &Programs, arguments: &Arguments) -> Result<()> {
 
 fn once(site: &Site, sessions: u32, settling: Duration, span: Duration) -> Result<Run> {
     let broker = site.process()?;
-    let without = machine::resident_kib(broker)?;
+    let without = site.resident_kib()?;
     let runtime = clients()?;
     runtime.block_on(async {
         let held = attach(site, sessions).await?;
@@ -87,7 +87,7 @@ fn once(site: &Site, sessions: u32, settling: Duration, span: Duration) -> Resul
         let (began, before) = (Instant::now(), machine::cpu(broker)?);
         tokio::time::sleep(span).await;
         let (used, passed) = (machine::cpu(broker)?.saturating_sub(before), began.elapsed());
-        let with = machine::resident_kib(broker)?;
+        let with = site.resident_kib()?;
         for mut session in held {
             anyhow::ensure!(still_there(&mut session).await, "a session was lost meanwhile");
         }

@@ -23,14 +23,6 @@ pub(super) fn cpu(process: u32) -> Result<Duration> {
     Ok(clock_gettime(clock)?.into())
 }
 
-/// Returns the memory that a process has in use, in KiB.
-pub(super) fn resident_kib(process: u32) -> Result<u32> {
-    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|line| line.split_whitespace().next()).context("no VmRSS")?;
-    Ok(kib.parse()?)
-}
-
 /// Describes the machine as it is now.
 pub(super) fn description() -> Result<Value> {
     let load = fs::read_to_string("/proc/loadavg")?;

@@ -1,7 +1,6 @@
 //! Where sins are committed: a site with staff and desktops, and the eye that is
 //! kept on it.
 
-use std::fs;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -133,11 +132,7 @@ impl Place {
     ///
     /// When it does not run.
     pub fn memory_kib(&self) -> Result<u64> {
-        let process = self.site.process()?;
-        let status = fs::read_to_string(format!("/proc/{process}/status"))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let number = line.and_then(|line| line.split_whitespace().next()).context("no VmRSS")?;
-        Ok(number.parse()?)
+        Ok(self.site.resident_kib()?.into())
     }
 
     /// Checks that every line of the log is one event, and that none holds the

@@ -1,7 +1,6 @@
 //! Hundreds of people who do not read what their desktops send, beside people who
 //! work.
 
-use std::fs;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -82,7 +81,7 @@ fn slow_readers_by_the_hundred_cost_little_and_hold_up_nobody() -> Result<()> {
         })
     };
 
-    let before = resident_kib(&site)?;
+    let before = u64::from(site.resident_kib()?);
     // One half receives and does not read. The other, once it sits, does not run
     // at all any more, like a notebook whose lid was closed.
     let half = slow / 2;
@@ -96,7 +95,7 @@ fn slow_readers_by_the_hundred_cost_little_and_hold_up_nobody() -> Result<()> {
         std::thread::sleep(Duration::from_millis(300));
         Ok(full.then_some(()))
     })?;
-    let each = resident_kib(&site)?.saturating_sub(before) / u64::try_from(slow)?;
+    let each = u64::from(site.resident_kib()?).saturating_sub(before) / u64::try_from(slow)?;
 
     let seats = sit_all(&runtime, slow + 1..=everybody)?;
     let mut took = runtime.block_on(async {
@@ -128,12 +127,6 @@ fn slow_readers_by_the_hundred_cost_little_and_hold_up_nobody() -> Result<()> {
     assert!(each <= SLOW_KIB_MAX, "{each} KiB for each slow session");
     drop(unread);
     Ok(())
-}
-
-fn resident_kib(site: &Site) -> Result<u64> {
-    let status = fs::read_to_string(format!("/proc/{}/status", site.process()?))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-    Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
 
 fn carried_down(metrics: &str) -> Result<u64> {
