@@ -92,6 +92,8 @@ impl Comeback {
             // A later attach of our own came first, or an earlier one comes late.
             Code::LinkStale | Code::Superseded if self.is_waiting() => Next::Wait,
             Code::LinkStale => Next::Again(self.pause(elapsed, dice)),
+            // What that one is told counts: it may have found the desktop's connection.
+            Code::ResumeLost if self.wish == Wish::Resume && self.is_waiting() => Next::Wait,
             Code::ResumeLost if self.wish == Wish::Resume => {
                 self.wish = Wish::Fresh;
                 Next::Again(Duration::ZERO)
@@ -213,6 +215,13 @@ mod tests {
     fn what_is_lost_for_a_resumption_is_asked_for_from_the_beginning_once() {
         let again = Next::Again(Duration::ZERO);
         assert_eq!(refused(Wish::Resume, Code::ResumeLost), (again, Wish::Fresh));
+        let mut two = begun(Wish::Resume);
+        two.begun(LinkNumber(3));
+        let lost = |two: &mut Comeback, link| {
+            (two.refused(LinkNumber(link), Code::ResumeLost.into(), SOON, HALF), two.wish())
+        };
+        assert_eq!(lost(&mut two, 3), (Next::Wait, Wish::Resume), "the other may go on with it");
+        assert_eq!(lost(&mut two, 2), (again, Wish::Fresh));
         let stop = Next::Stop(Code::ResumeLost.into());
         assert_eq!(refused(Wish::Fresh, Code::ResumeLost), (stop, Wish::Fresh));
     }

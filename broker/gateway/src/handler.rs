@@ -18,7 +18,7 @@ use tegata_proto::frame::LIMIT_BEFORE;
 use tegata_proto::id::{GatewayGroup, GatewayId, LinkNumber};
 use tegata_proto::login::Failure;
 use tegata_proto::session::{AgentMessage, Attach, Channel, GatewayMessage};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{Instrument as _, debug, info_span, warn};
 use uuid::Uuid;
 
@@ -215,9 +215,8 @@ impl Gateway {
                 (busy(BUSY_RETRY).into(), LinkEnd::Unanswered)
             }
         };
-        drop(registration);
         let late_answer = async {
-            if let Ok(Ok(redeemed)) = timeout(REDEEM_PATIENCE, redeem).await {
+            if let Some(redeemed) = answered_late(registration, &link, redeem).await {
                 let Redeemed { epoch, .. } = redeemed;
                 self.report(LinkReport {
                     sid,
@@ -298,6 +297,29 @@ pub(crate) async fn stopping(registration: &Registration, link: &Link) -> Stop {
         stop = registration.stopping() => stop,
         () = link.closing.cancelled() => Stop::Draining,
     }
+}
+
+/// Waits for an answer that nobody wants any more. A link that the broker believes in
+/// has taken over from the session's older ones before it is over itself: what these
+/// carried afterwards, the broker would not know of.
+async fn answered_late(
+    registration: Registration,
+    link: &Link,
+    mut redeem: impl Future<Output = Result<Redeemed, Refused>> + Unpin,
+) -> Option<Redeemed> {
+    let until = Instant::now() + REDEEM_PATIENCE;
+    let answer = tokio::select! {
+        biased;
+        // An end of the session waits for nothing here.
+        _ = stopping(&registration, link) => {
+            drop(registration);
+            return timeout_at(until, redeem).await.ok()?.ok();
+        }
+        answer = timeout_at(until, &mut redeem) => answer,
+    };
+    let redeemed = answer.ok()?.ok()?;
+    let _ = registration.accept(redeemed.epoch, redeemed.target).await;
+    Some(redeemed)
 }
 
 async fn read_attach(reader: &mut FrameReader, deadline: Instant) -> Result<Attach, Refusal> {

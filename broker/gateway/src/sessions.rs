@@ -424,17 +424,23 @@ impl Registration {
     }
 
     /// Tells whether the session is on this connection to its desktop here, and could
-    /// go on from this offset.
+    /// go on from this offset. While a link has only begun or is ending, that is left to
+    /// the broker and to [`unshelve`](Self::unshelve): nothing is disturbed by then.
     pub(crate) fn may_resume(&self, incarnation: Incarnation, received: u64) -> bool {
         let table = self.sessions.table();
         let Some(entry) = table.sessions.get(&self.link.sid) else { return false };
         let held = entry.held.as_ref().filter(|held| held.incarnation == incarnation);
         held.is_some_and(|held| held.side.may_resume(received))
-            || entry
-                .links
-                .iter()
-                .filter_map(|link| link.carried.get())
-                .any(|(on, account)| *on == incarnation && account.may_resume(received))
+            || entry.links.iter().filter(|link| link.accepted.get().is_some()).any(|link| {
+                match link.carried.get() {
+                    // It has the desktop's side and no channel yet.
+                    None => true,
+                    // One that is over is about to leave its side here.
+                    Some((on, account)) => {
+                        *on == incarnation && account.may_resume(received).unwrap_or(true)
+                    }
+                }
+            })
     }
 
     /// Notes what the link carries.

@@ -77,11 +77,10 @@ pub struct Account {
 }
 
 impl Account {
-    /// Tells whether the desktop's bytes could be sent again from this offset on. Once
-    /// the splice is over, they could not.
-    pub fn may_resume(&self, received: u64) -> bool {
-        let Some(seam) = self.seam.upgrade() else { return false };
-        look(&*seam, |carrying| carrying.side().may_resume(received)).unwrap_or(false)
+    /// Tells whether the desktop's bytes could be sent again from this offset on; nothing
+    /// once the splice is over.
+    pub fn may_resume(&self, received: u64) -> Option<bool> {
+        look(&*self.seam.upgrade()?, |carrying| carrying.side().may_resume(received))
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 use super::open;
-use crate::office::{Call, Line, Office, Person, desktop, take, uuid, within};
+use crate::office::{Books, Call, Line, Office, Person, desktop, take, uuid, within};
 
 /// A time in which something that must not happen would.
 const SOON: Duration = Duration::from_millis(300);
@@ -115,6 +115,43 @@ async fn a_link_takes_over_from_one_that_seems_alive() {
     seated.is_whole(&mut line).await;
     let listed = seated.office.sessions.live();
     assert_eq!((listed.len(), listed[0].link), (1, LinkNumber(2)));
+}
+
+#[tokio::test]
+async fn a_link_that_the_broker_learns_of_late_leaves_no_older_one_behind() {
+    let mut seated = seated().await;
+    let held = seated.office.broker.hold().await;
+    // The store is slow; the agent gives up and finds its old link alive.
+    assert_eq!(seated.refused(2, 1, 0).await, Code::Busy);
+    seated.line.send.write_all(b"still here").await.expect("room");
+    within(seated.desktop.read_exact(&mut [0; 10])).await.expect("ten bytes");
+    drop(held);
+    let ended = |books: &Books| {
+        let ended = books.reports.iter().map(|report| (report.link, report.end));
+        (books.reports.len() == 2).then(|| ended.collect::<Vec<_>>())
+    };
+    let ended = seated.office.broker.until(ended).await;
+    assert!(ended.contains(&(LinkNumber(1), LinkEnd::Superseded)), "{ended:?}");
+    assert!(ended.contains(&(LinkNumber(2), LinkEnd::Unanswered)), "{ended:?}");
+    assert!(seated.office.sessions.live().is_empty(), "what the broker knows");
+    let (_call, mut line, _) = seated.resume(3, 0).await;
+    seated.is_whole(&mut line).await;
+}
+
+#[tokio::test]
+async fn a_link_that_never_opened_its_channel_is_followed_by_one_that_goes_on() {
+    let mut seated = seated().await;
+    seated.desktop.write_all(&numbered(0, 300)).await.expect("room");
+    within(seated.line.recv.read_exact(&mut [0; 300])).await.expect("three hundred");
+    // The answer to it is lost on the way.
+    let mut unheard = seated.office.call().await;
+    unheard.attach(seated.person.resume(2, &unheard.exporter, 1, 100)).await;
+    unheard.attached().await;
+    let (_call, mut line, _) = seated.resume(3, 100).await;
+    let mut rest = [0; 200];
+    within(line.recv.read_exact(&mut rest)).await.expect("two hundred");
+    assert!(rest[..] == numbered(100, 200));
+    seated.is_whole(&mut line).await;
 }
 
 #[tokio::test]
