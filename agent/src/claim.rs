@@ -25,7 +25,7 @@ use crate::agent::Agent;
 use crate::attach::Next;
 use crate::comeback::{self, Comeback, QUICK, SHORT_LIFE, Wish};
 use crate::identity::Identity;
-use crate::link::{self, Candidate, Connection, Field, LinkError};
+use crate::link::{self, Candidate, Connection, Field, LinkError, next_of};
 use crate::relay::Account;
 use crate::session::{self, ATTACH_DEADLINE, Answer, AttachError, Control, SILENCE, Session};
 
@@ -191,11 +191,7 @@ impl Claim {
                         };
                     }
                 },
-                Some(joined) = answers.join_next() => {
-                    let (link, candidate, resume, answer) = match joined {
-                        Ok(joined) => joined,
-                        Err(error) => std::panic::resume_unwind(error.into_panic()),
-                    };
+                Some((link, candidate, resume, answer)) = next_of(&mut answers) => {
                     let came = match answer {
                         Ok((attached, control)) => {
                             let resume = resume.as_ref();

@@ -21,6 +21,7 @@ use serde::de::DeserializeOwned;
 use tegata_proto::code::Code;
 use tegata_proto::frame::{self, FrameError};
 use tegata_proto::login::Gateway;
+use tokio::task::{JoinError, JoinSet};
 use zeroize::Zeroizing;
 
 use crate::trust::{Distrust, Expected};
@@ -190,6 +191,16 @@ impl Candidate {
         let expected = Expected::Gateway { id, spki_sha256 };
         let ordered = interleave(addresses).into_iter();
         ordered.map(|address| Self { address, expected: expected.clone() }).collect()
+    }
+}
+
+/// Waits until the next of these is over. One that panics takes whoever waits along.
+pub(crate) async fn next_of<T: 'static>(running: &mut JoinSet<T>) -> Option<T> {
+    match running.join_next().await?.map_err(JoinError::try_into_panic) {
+        Ok(outcome) => Some(outcome),
+        Err(Ok(panic)) => std::panic::resume_unwind(panic),
+        // Nobody but a runtime that ends cuts them off, and then nobody waits any more.
+        Err(Err(_)) => std::future::pending().await,
     }
 }
 

@@ -23,7 +23,8 @@ use crate::agent::Agent;
 use crate::attach::{Attempts, Next, Shown};
 use crate::identity::{Identity, token_digest};
 use crate::link::{
-    self, Candidate, Connection, Field, Frames, LinkError, RecvStream, SendStream, Transport, Voice,
+    self, Candidate, Connection, Field, Frames, LinkError, RecvStream, SendStream, Transport,
+    Voice, next_of,
 };
 use crate::trust::Expected;
 
@@ -160,11 +161,7 @@ impl Agent {
                         Err(error) => return Err(error.into()),
                     }
                 }
-                Some(joined) = answers.join_next() => {
-                    let (link, candidate, answered) = match joined {
-                        Ok(joined) => joined,
-                        Err(error) => std::panic::resume_unwind(error.into_panic()),
-                    };
+                Some((link, candidate, answered)) = next_of(&mut answers) => {
                     let elapsed = arrived.elapsed();
                     let next = match answered {
                         Ok((attached, control)) if attached.mode == Mode::Fresh => {

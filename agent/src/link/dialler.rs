@@ -16,7 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::task::TaskTracker;
 
 use super::patience::Patience;
-use super::{Candidate, Connection, HANDSHAKE_DEADLINE, LinkError, Transport, quic, tcp};
+use super::{Candidate, Connection, HANDSHAKE_DEADLINE, LinkError, Transport, next_of, quic, tcp};
 use crate::trust::Authority;
 
 /// How long one address is ahead of the next (RFC 8305 §5 recommends 250 ms and
@@ -159,14 +159,13 @@ impl Dialler {
             }
             let next = lanes.iter().filter_map(Lane::next_start).min();
             tokio::select! {
-                Some(joined) = running.join_next() => match joined {
-                    Ok((_, Ok(made))) => return Ok(self.won(made, field)),
-                    Ok((transport, Err(error))) => {
+                Some(dialled) = next_of(&mut running) => match dialled {
+                    (_, Ok(made)) => return Ok(self.won(made, field)),
+                    (transport, Err(error)) => {
                         worst = worst.or_worse(error, field.len());
                         let lane = lanes.iter_mut().find(|lane| lane.transport == transport);
                         lane.into_iter().for_each(Lane::failed);
                     }
-                    Err(error) => std::panic::resume_unwind(error.into_panic()),
                 },
                 () = sleep_until(next.unwrap_or(now)), if next.is_some() => {}
             }
@@ -196,13 +195,12 @@ impl Dialler {
                     Some((made, _)) => Ok(self.won(made, field)),
                     None => Err(worst),
                 },
-                Some(joined) = running.join_next() => match joined {
-                    Ok(Ok(made)) if made.1.transport() == Transport::Tcp && !is_udp_out => {
+                Some(dialled) = next_of(&mut running) => match dialled {
+                    Ok(made) if made.1.transport() == Transport::Tcp && !is_udp_out => {
                         kept.get_or_insert((made, Instant::now() + QUIC_PREFERENCE));
                     }
-                    Ok(Ok(made)) => return Ok(self.won(made, field)),
-                    Ok(Err(error)) => worst = worst.or_worse(error, field.len()),
-                    Err(error) => std::panic::resume_unwind(error.into_panic()),
+                    Ok(made) => return Ok(self.won(made, field)),
+                    Err(error) => worst = worst.or_worse(error, field.len()),
                 },
                 now = beat.tick(), if !quic.is_answered() => {
                     let mut begin = |transport, patience: &Patience, candidates: &[Candidate]| {
