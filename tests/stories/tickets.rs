@@ -8,11 +8,13 @@ use std::net::SocketAddr;
 use anyhow::Result;
 use tegata_parts::fake::FakeDesktop;
 use tegata_proto::code::Code;
+use tegata_proto::encoding::Secret;
 use tegata_proto::id::LinkNumber;
 use tegata_proto::login::BrokerMessage;
 use tegata_proto::proof::Purpose;
 use tegata_proto::session::{Channel, GatewayMessage, Mode, Resume};
 use tegata_tests::crowd::echo;
+use tegata_tests::dice::long;
 use tegata_tests::evidence::judge;
 use tegata_tests::sins::operations;
 use tegata_tests::site::{Site, pool};
@@ -48,6 +50,12 @@ async fn until(site: &Site, so: impl Fn(u64, u64) -> bool) -> Result<()> {
         }
     };
     tokio::time::timeout(wait::LIMIT, look).await?
+}
+
+/// Returns how many sessions are carried.
+fn carried(metrics: &str) -> u64 {
+    let sessions = metrics.lines().filter_map(|line| line.strip_prefix("tegata_gateway_sessions{"));
+    sessions.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
 }
 
 fn refused(answer: &GatewayMessage) -> Option<Code> {
@@ -147,6 +155,130 @@ async fn a_grant_brings_a_session_back_after_a_lost_link_and_after_a_kill() -> R
     echo(&mut send, &mut receive, "the same desktop").await?;
 
     let found = tokio::task::spawn_blocking(move || {
+        site.stop()?;
+        anyhow::Ok(judge(&site, &[])?.1)
+    })
+    .await??;
+    assert_eq!(found, [], "the audit trail and the store tell the same");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_one_ticket_used_twice_at_once_nothing_survives_the_end_and_all_is_listed() -> Result<()>
+{
+    let (site, desktops) = tokio::task::spawn_blocking(office).await??;
+    let (to, keys) = (site.listen(), Keys::generate()?);
+    let answer = ticket(to, &keys, "sato", PASSWORD).await?;
+    let (one, two) =
+        tokio::join!(attach(to, &keys, &answer.ticket, 1), attach(to, &keys, &answer.ticket, 2));
+    let (mut good, bad): (Vec<_>, Vec<_>) =
+        [one?, two?].into_iter().partition(|(answer, _)| refused(answer).is_none());
+    assert_eq!((good.len(), bad.len()), (1, 1));
+    let (GatewayMessage::Attached(attached), mut line) = good.remove(0) else { panic!("refused") };
+    let (mut send, mut receive) = line.desktop().await?;
+    echo(&mut send, &mut receive, "mine").await?;
+
+    let sid = attached.sid;
+    let site = tokio::task::spawn_blocking(move || {
+        let api = site.api()?;
+        let listed = api.sessions()?;
+        assert_eq!(listed.len(), 1, "{listed:?}");
+        assert_eq!(listed[0]["id"], serde_json::json!(sid));
+        let whom = serde_json::json!({"session_ids": [sid]});
+        let ended = api.post("/v1/sessions/actions/terminate", &whom)?;
+        assert_eq!(ended.body["items"][0]["result"], "terminated", "{}", ended.body);
+        assert_eq!(api.sessions()?, Vec::<serde_json::Value>::new(), "nothing is left");
+        anyhow::Ok(site)
+    })
+    .await??;
+    // Without a further wait: it was answered only after that.
+    let metrics = operations::metrics(site.operations()).await?;
+    assert_eq!((operations::value(&metrics, "tegata_gateway_held"), carried(&metrics)), (0, 0));
+    let told: GatewayMessage = line.hear().await?;
+    assert!(matches!(told, GatewayMessage::End { cause: Code::EndedByAdministrator }), "{told:?}");
+    tokio::task::spawn_blocking(move || {
+        wait::until("the desktop to be left", || {
+            let connected = desktops.iter().map(FakeDesktop::connected).sum::<usize>();
+            Ok((connected == 0).then_some(()))
+        })
+    })
+    .await??;
+    for link in [3, 4] {
+        let (again, _) = attach(to, &keys, &answer.ticket, link).await?;
+        assert_eq!(refused(&again), Some(Code::TicketUsed));
+    }
+    Ok(())
+}
+
+/// What became of a link that was to take a session over.
+async fn claimed(
+    to: SocketAddr,
+    keys: &Keys,
+    grant: &Secret,
+    number: u64,
+    resume: Resume,
+) -> Result<Option<(u64, Line)>> {
+    match come_back(to, keys, grant, number, Some(resume)).await? {
+        (GatewayMessage::Attached(attached), line) => {
+            assert_eq!((attached.mode, attached.link), (Mode::Resumed, LinkNumber(number)));
+            Ok(Some((attached.received[&Channel::Rdp], line)))
+        }
+        (answer, _) => {
+            let code = refused(&answer);
+            let others = [Code::LinkStale, Code::Superseded].map(Some);
+            assert!(others.contains(&code), "link {number}: {answer:?}");
+            Ok(None)
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_links_that_claim_a_session_at_once_exactly_one_carries_its_bytes() -> Result<()> {
+    const WORD: &str = "one word a round";
+    let rounds = if long() { 1_000 } else { 50 };
+    let (site, _desktops) = tokio::task::spawn_blocking(office).await??;
+    let (to, keys) = (site.listen(), Keys::generate()?);
+    let answer = ticket(to, &keys, "sato", PASSWORD).await?;
+    let (first, line) = attach(to, &keys, &answer.ticket, 1).await?;
+    let GatewayMessage::Attached(first) = first else { panic!("{first:?}") };
+    let grant = first.grant.clone().unwrap_or(answer.grant);
+    // A stream that is dropped says that the viewer has closed.
+    let mut last = (line.desktop().await?, line);
+    let mut told = 0;
+    for round in 1..=rounds {
+        let resume =
+            Resume { incarnation: first.incarnation, received: [(Channel::Rdp, told)].into() };
+        let (lower, higher) = (2 * round, 2 * round + 1);
+        let (one, two) = tokio::join!(
+            claimed(to, &keys, &grant, lower, resume.clone()),
+            claimed(to, &keys, &grant, higher, resume)
+        );
+        let Some((there, line)) = two? else { panic!("the higher number is let in") };
+        assert_eq!(there, told, "what reached the desktop, once");
+        let (mut send, mut receive) = line.desktop().await?;
+        echo(&mut send, &mut receive, WORD).await?;
+        told += u64::try_from(WORD.len())?;
+        let (_streams, before) = std::mem::replace(&mut last, ((send, receive), line));
+        for mut line in [Some(before), one?.map(|(_, line)| line)].into_iter().flatten() {
+            // It is told, unless its connection was closed first.
+            let end = loop {
+                match line.hear().await {
+                    Ok(GatewayMessage::Ack { .. } | GatewayMessage::Grant { .. }) => {}
+                    Ok(GatewayMessage::End { cause: code }) => break code,
+                    Ok(GatewayMessage::Error(failure)) => break failure.code,
+                    Ok(other) => panic!("{other:?}"),
+                    Err(_) => break Code::Superseded,
+                }
+            };
+            assert_eq!(end, Code::Superseded);
+        }
+    }
+    let metrics = operations::metrics(site.operations()).await?;
+    assert_eq!((operations::value(&metrics, "tegata_gateway_held"), carried(&metrics)), (0, 1));
+    let up = operations::value(&metrics, "tegata_gateway_carried_up_bytes_total");
+    assert_eq!(up, told, "no byte reached the desktop twice");
+    let found = tokio::task::spawn_blocking(move || {
+        let mut site = site;
         site.stop()?;
         anyhow::Ok(judge(&site, &[])?.1)
     })

@@ -31,6 +31,7 @@ pub struct FakeDesktop {
 #[derive(Default)]
 struct Shared {
     accepted: AtomicUsize,
+    ended: AtomicUsize,
     open: Mutex<Vec<TcpStream>>,
 }
 
@@ -164,6 +165,13 @@ impl FakeDesktop {
         self.shared.accepted.load(Ordering::SeqCst)
     }
 
+    /// Returns how many of them are still there.
+    pub fn connected(&self) -> usize {
+        // In this order, so that one that comes meanwhile is counted rather than missed.
+        let ended = self.shared.ended.load(Ordering::SeqCst);
+        self.accepted() - ended
+    }
+
     /// Closes every connection, as a desktop that crashes does, and goes on listening.
     pub fn hang_up(&self) {
         for stream in self.shared.open.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
@@ -173,18 +181,19 @@ impl FakeDesktop {
 }
 
 impl Shared {
-    fn serve<F>(&self, mut stream: TcpStream, habit: &Arc<F>)
+    fn serve<F>(self: &Arc<Self>, mut stream: TcpStream, habit: &Arc<F>)
     where
         F: Fn(&mut TcpStream) -> io::Result<()> + Send + Sync + 'static,
     {
         let Ok(copy) = stream.try_clone() else { return };
         self.open.lock().unwrap_or_else(PoisonError::into_inner).push(copy);
         self.accepted.fetch_add(1, Ordering::SeqCst);
-        let habit = Arc::clone(habit);
+        let (shared, habit) = (Arc::clone(self), Arc::clone(habit));
         thread::spawn(move || {
             // A client that goes away ends its own connection only.
             let _ = habit(&mut stream);
             let _ = stream.shutdown(Shutdown::Both);
+            shared.ended.fetch_add(1, Ordering::SeqCst);
         });
     }
 }
