@@ -173,9 +173,9 @@ impl Dialler {
     }
 
     /// Connects to all candidates at once, again and again without waiting for the last
-    /// time to fail, until one is there and believed, or `until` has come. Once a peer has
-    /// answered, it is waited for: after an outage everybody insists, and each further
-    /// handshake would hold up the others.
+    /// time to fail, until one is there and believed, or `until` has come. A peer that has
+    /// answered is waited for: after an outage everybody insists, and each further handshake
+    /// would hold up the others. It is not waited for elsewhere, as it may be a stranger.
     pub(crate) async fn insist(&self, field: &Field, until: Instant) -> Made {
         let is_udp_out = self.is_udp_out();
         let tcp_from = Instant::now() + if is_udp_out { Duration::ZERO } else { QUIC_HEAD_START };
@@ -183,7 +183,11 @@ impl Dialler {
         let mut beat = interval(INSIST_PAUSE);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut beats = 0;
-        let (quic, tcp) = (Patience::new(INSIST_DEADLINE), Patience::new(INSIST_DEADLINE));
+        let each = |candidates: &[Candidate]| -> Vec<_> {
+            let patience = || Patience::new(INSIST_DEADLINE);
+            candidates.iter().map(|candidate| (candidate.clone(), patience())).collect()
+        };
+        let (quic, tcp) = (each(&field.quic), each(&field.tcp));
         let mut worst = LinkError::Unreachable { tried: field.len(), source: None };
         // What TCP has made, and when it is good enough.
         let mut kept: Option<((Candidate, Connection), Instant)> = None;
@@ -202,17 +206,25 @@ impl Dialler {
                     Ok(made) => return Ok(self.won(made, field)),
                     Err(error) => worst = worst.or_worse(error, field.len()),
                 },
-                now = beat.tick(), if !quic.is_answered() => {
-                    let mut begin = |transport, patience: &Patience, candidates: &[Candidate]| {
-                        for candidate in candidates {
+                now = beat.tick() => {
+                    let mut begin = |transport, candidate: &Candidate, patience: &Patience| {
+                        if !patience.is_answered() {
                             let patience = patience.clone();
                             running.spawn(self.shake(transport, candidate.clone(), patience));
                         }
                     };
-                    begin(Transport::Quic, &quic, &field.quic);
-                    if now >= tcp_from && kept.is_none() && !tcp.is_answered() {
-                        if beats % TCP_BEATS == 0 {
-                            begin(Transport::Tcp, &tcp, &field.tcp);
+                    for (candidate, patience) in &quic {
+                        begin(Transport::Quic, candidate, patience);
+                    }
+                    if now >= tcp_from && kept.is_none() {
+                        let is_its_turn = beats % TCP_BEATS == 0;
+                        for (candidate, patience) in tcp.iter().filter(|_| is_its_turn) {
+                            let is_answered_by_quic = quic.iter().any(|(other, patience)| {
+                                other.address == candidate.address && patience.is_answered()
+                            });
+                            if !is_answered_by_quic {
+                                begin(Transport::Tcp, candidate, patience);
+                            }
                         }
                         beats += 1;
                     }
@@ -303,6 +315,25 @@ mod tests {
     use std::net::{Ipv4Addr, UdpSocket};
 
     use super::*;
+
+    #[tokio::test]
+    async fn who_insists_is_not_held_up_by_a_stranger_who_answers_first() {
+        let mut office = crate::office::Office::new();
+        let gateway = office.gateway(|_, _| async { Ok(()) });
+        let (good, wire) = office.wire(gateway.addresses[0]);
+        wire.set_delay(Duration::from_millis(50));
+        // Its first datagram is an answer, and the last of its certificate comes later.
+        let names: Vec<_> = (0..100).map(|n| format!("tegata:gateway/somebody-else-{n}")).collect();
+        let names: Vec<_> = names.iter().map(String::as_str).collect();
+        let leaf = crate::office::Ca::new().issue(&names);
+        let stranger = office.serve(&leaf, tegata_proto::ALPN_SESSION, |_, _| async { Ok(()) });
+        let (stranger, wire) = office.wire(stranger);
+        wire.set_delay(Duration::from_millis(20));
+        let field = Field::of(Candidate::of(&gateway, [stranger, good]));
+        let until = Instant::now() + Duration::from_secs(5);
+        let outcome = office.agent().dialler.insist(&field, until).await;
+        assert_eq!(outcome.expect("it is there").0.address, good);
+    }
 
     #[tokio::test]
     async fn who_insists_does_not_wait_for_a_handshake_to_fail() {

@@ -1,4 +1,4 @@
-//! How long handshakes are waited for that are begun one beside the other.
+//! How long handshakes with one peer are waited for that are begun one beside the other.
 
 use std::time::Duration;
 

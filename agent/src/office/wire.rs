@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -20,6 +20,8 @@ const DATAGRAM_MAX: usize = 2048;
 pub(crate) struct Wire {
     is_dark: Arc<AtomicBool>,
     is_tcp_dark: Arc<AtomicBool>,
+    /// How long each datagram takes, in milliseconds.
+    delay: Arc<AtomicU64>,
     /// Darkens only those who came this far: what comes later passes.
     dark_below: Arc<AtomicU16>,
     comers: Arc<AtomicU16>,
@@ -35,6 +37,16 @@ impl Wire {
     /// Drops every datagram from now on, or none.
     pub(crate) fn set_udp_dark(&self, is_dark: bool) {
         self.is_dark.store(is_dark, Ordering::Relaxed);
+    }
+
+    /// Lets one datagram after the other take so long.
+    pub(crate) fn set_delay(&self, delay: Duration) {
+        let ms = u64::try_from(delay.as_millis()).expect("short");
+        self.delay.store(ms, Ordering::Relaxed);
+    }
+
+    fn delay(&self) -> Duration {
+        Duration::from_millis(self.delay.load(Ordering::Relaxed))
     }
 
     /// Drops what goes to and from every port that has been used so far.
@@ -69,6 +81,7 @@ async fn carry(here: Arc<UdpSocket>, to: SocketAddr, wire: Wire) {
     let mut datagram = [0; DATAGRAM_MAX];
     loop {
         let Ok((length, from)) = here.recv_from(&mut datagram).await else { continue };
+        sleep(wire.delay()).await;
         let known = comers.iter().position(|(comer, _)| *comer == from);
         let number = if let Some(known) = known {
             known
@@ -81,6 +94,7 @@ async fn carry(here: Arc<UdpSocket>, to: SocketAddr, wire: Wire) {
                 let mut datagram = [0; DATAGRAM_MAX];
                 loop {
                     let Ok(length) = back.recv(&mut datagram).await else { continue };
+                    sleep(wire.delay()).await;
                     if wire.passes(number) {
                         let _ = here.send_to(&datagram[..length], from).await;
                     }
