@@ -262,8 +262,17 @@ impl Voice {
 
     /// Begins a frame, once the one before has been said.
     pub(crate) fn begin<M: Serialize>(&mut self, message: &M) -> Result<(), LinkError> {
+        self.begin_padded(message, 0)
+    }
+
+    /// Begins a frame of at least so many bytes, once the one before has been said.
+    pub(crate) fn begin_padded<M: Serialize>(
+        &mut self,
+        message: &M,
+        least: usize,
+    ) -> Result<(), LinkError> {
         debug_assert!(self.is_idle(), "a frame would be cut");
-        self.pending = frame::write(message, frame::LIMIT_AFTER)?.into();
+        self.pending = frame::write_padded(message, least, frame::LIMIT_AFTER)?.into();
         Ok(())
     }
 

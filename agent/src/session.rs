@@ -28,6 +28,10 @@ use crate::link::{
 };
 use crate::trust::Expected;
 
+/// Length of what is said first from another network, in bytes. A gateway answers three
+/// bytes for each that came from there, and asks whether the agent is there with 1,200.
+const FIRST_WORD: usize = 1_000;
+
 /// How long an attach may be silent before another is begun beside it.
 pub const SILENCE: Duration = Duration::from_secs(1);
 
@@ -337,6 +341,12 @@ impl Control {
     /// Begins to say how many of the desktop's bytes were written onward.
     pub(crate) fn acknowledge(&mut self, received: u64) -> Result<(), LinkError> {
         self.say.begin(&AgentMessage::Ack { channel: Channel::Rdp, received })
+    }
+
+    /// Begins to say the same at [`FIRST_WORD`] bytes, on a new way to the gateway.
+    pub(crate) fn acknowledge_from_elsewhere(&mut self, received: u64) -> Result<(), LinkError> {
+        let ack = AgentMessage::Ack { channel: Channel::Rdp, received };
+        self.say.begin_padded(&ack, FIRST_WORD)
     }
 
     /// Says why the agent closes, and waits until the gateway has it.

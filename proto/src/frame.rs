@@ -109,8 +109,23 @@ pub fn read<M: DeserializeOwned>(body: &[u8]) -> Result<M, FrameError> {
 ///
 /// Refuses a message that is longer than `limit`, or that is never sent.
 pub fn write<M: Serialize>(message: &M, limit: usize) -> Result<Vec<u8>, FrameError> {
+    write_padded(message, 0, limit)
+}
+
+/// Writes a message as [`write()`] does, of at least so many bytes, header included:
+/// spaces follow the object (RFC 8259 §2).
+///
+/// # Errors
+///
+/// Refuses what [`write()`] does, and a length above `limit`.
+pub fn write_padded<M: Serialize>(
+    message: &M,
+    least: usize,
+    limit: usize,
+) -> Result<Vec<u8>, FrameError> {
     let mut frame = vec![0; HEADER_LEN];
     serde_json::to_writer(&mut frame, message).map_err(FrameError::Malformed)?;
+    frame.resize(frame.len().max(least), b' ');
     let length = frame.len() - HEADER_LEN;
     let header = u32::try_from(length).ok().filter(|_| length <= limit);
     let header = header.ok_or(FrameError::Length { length, limit })?;

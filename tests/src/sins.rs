@@ -24,6 +24,7 @@ pub mod place;
 pub mod session;
 pub mod tcp;
 pub mod tickets;
+pub mod vagrant;
 
 /// What a peer may take beyond a deadline, on a machine that is busy with other
 /// tests as well. A wait ends there; it is no measure of speed.

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -13,8 +14,8 @@ use tegata_proto::session::GatewayMessage;
 use tegata_proto::{ALPN_LOGIN, ALPN_SESSION};
 use tegata_tests::sins::place::{GROWTH_KIB, PASSWORD, Place};
 use tegata_tests::sins::{
-    conversation, crowd, flood, grants, handshakes, is_long, login, operations, packets, seed,
-    session, tcp, tickets,
+    conversation, crowd, flood, forge, grants, handshakes, is_long, login, operations, packets,
+    seed, session, tcp, tickets, vagrant,
 };
 use tegata_tests::stranger::{self, Keys, Line, attach_with, ticket_purpose};
 use tokio::task::{JoinSet, spawn_blocking};
@@ -214,6 +215,52 @@ async fn a_peer_that_never_showed_its_address_gets_three_bytes_for_one_at_most()
     }
     let answered = exchanges.iter().filter(|exchange| exchange.answers > 0).count();
     ensure!(answered > 0, "nobody was answered, so nothing was shown");
+    place.is_well().await
+}
+
+/// A packet of a path challenge and nothing else (RFC 9000 §19.17).
+fn challenge(number: u64, _room: usize) -> Vec<u8> {
+    [&[0x1a][..], &number.to_be_bytes()].concat()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_claims_to_have_moved_gets_three_bytes_for_one_until_it_answers() -> Result<()>
+{
+    let place = place(1).await?;
+    let to = place.site.listen();
+    let filler: Option<forge::Filler> = Some(Arc::new(challenge));
+    let forged = forge::Forge { filler, ..forge::Forge::default() };
+    let (honest, challenger) = (stranger::credulous(&[ALPN_SESSION])?, forged.armed.clone());
+    let forged = forged.client(stranger::credulous(&[ALPN_SESSION])?);
+    let honest = quinn::ClientConfig::new(Arc::new(honest));
+    let mut mover = vagrant::Vagrant::connect(honest, stranger::HERE, to)?;
+    let mut prober = vagrant::Vagrant::connect(forged, stranger::HERE, to)?;
+    challenger.store(true, Ordering::Relaxed);
+    let mut victims = Vec::new();
+    for n in 0..16 {
+        let mut victim = flood::Mute::open(place.caller(), to)?;
+        match n % 4 {
+            0 => victim.send(&mover.ping()?)?,
+            1 => {
+                for _ in 0..20 {
+                    victim.send(&mover.ping()?)?;
+                }
+            }
+            2 => victim.send(&mover.say(900)?)?,
+            _ => victim.send(&prober.say(40)?)?,
+        }
+        victims.push(victim);
+        // One after the other, each a move of its own.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let counting = async { Ok(flood::count_for(&mut victims, Duration::from_secs(7)).await) };
+    let (exchanges, fared) = place.meanwhile(counting).await?;
+    println!("{fared:?}");
+    for (n, exchange) in exchanges.iter().enumerate() {
+        ensure!(exchange.received <= 3 * exchange.sent, "{n}: {exchange:?}");
+    }
+    let answered = exchanges.iter().filter(|exchange| exchange.answers > 0).count();
+    ensure!(answered > 0, "nobody was believed to have moved, so nothing was shown");
     place.is_well().await
 }
 

@@ -10,6 +10,7 @@ mod connection;
 mod doorbell;
 mod joined;
 mod newcomer;
+mod path;
 mod schedule;
 mod socket;
 mod splice;
@@ -28,7 +29,8 @@ use quinn_udp::RecvMeta;
 
 use self::connection::{News, Shared};
 use self::doorbell::Seen;
-use self::newcomer::{Credit, Handshake, Newcomer};
+use self::newcomer::{Handshake, Newcomer};
+use self::path::Path;
 use self::schedule::{Class, Pace, Ready, TRANSMITS_PER_TURN, Timers, segments};
 use self::socket::{RECEIVES, Socket};
 use crate::connection::carrying::{Scratch, Turn};
@@ -73,9 +75,7 @@ struct Entry {
     shared: Arc<Shared>,
     pace: Pace,
     handshake: Option<Box<Handshake>>,
-    /// What may be sent to an address that is not proven, until the handshake is
-    /// complete.
-    credit: Option<Box<Credit>>,
+    path: Path,
     /// When it was lost.
     lost: Option<Instant>,
     /// The connection's last word, kept back while a desktop is joined to it.
@@ -250,12 +250,13 @@ impl Driver {
             Some(DatagramEvent::ConnectionEvent(ConnectionHandle(key), event)) => {
                 if let Some(Some(entry)) = self.entries.get_mut(key)
                     && !entry.broken
+                    && entry.path.admits(meta.addr.ip(), received)
                 {
                     self.at_work = Some(key);
-                    if let Some(credit) = &mut entry.credit {
-                        credit.received(received);
-                    }
-                    entry.shared.state().quic.handle_event(event);
+                    let mut state = entry.shared.state();
+                    state.quic.handle_event(event);
+                    entry.path.look_at(&state.quic);
+                    drop(state);
                     self.queue(key, now);
                 }
             }
@@ -320,6 +321,7 @@ impl Driver {
         let state = &mut *guard;
         if state.quic.poll_timeout().is_some_and(|at| at <= now) {
             state.quic.handle_timeout(now);
+            entry.path.look_at(&state.quic);
         }
         if let Some(late) = entry.handshake.take_if(|handshake| handshake.deadline() <= now) {
             self.reception.refused(late.remote, Refusal::TooSlow);
@@ -340,10 +342,9 @@ impl Driver {
             None => Turn::default(),
         };
         if news.connected {
-            entry.credit = None;
+            entry.path.shake_hands();
         }
-        let credit = entry.credit.as_deref_mut();
-        let (sent, more) = transmit(&mut self.socket, &mut state.quic, credit, now);
+        let (sent, more) = transmit(&mut self.socket, &mut state.quic, &mut entry.path, now);
         // After the last bytes, so that they are not lost to this.
         if news.lost {
             state.wake_all();
@@ -398,20 +399,20 @@ impl Driver {
     }
 }
 
-/// Sends what a connection has to send, and no more than one turn and its `credit`
+/// Sends what a connection has to send, and no more than one turn and its `path`
 /// allow. Returns how much that was, and whether there may be more.
 fn transmit(
     socket: &mut Socket,
     quic: &mut quinn_proto::Connection,
-    mut credit: Option<&mut Credit>,
+    path: &mut Path,
     now: Instant,
 ) -> (usize, bool) {
     let mtu = quic.current_mtu();
-    let most = if credit.is_some() { 1 } else { segments(mtu, socket.segments()) };
+    let most = if path.is_proven() { segments(mtu, socket.segments()) } else { 1 };
     let mut sent = 0;
     for _ in 0..TRANSMITS_PER_TURN {
         // It goes on with the peer's next datagram.
-        if credit.as_ref().is_some_and(|credit| !credit.covers(mtu)) {
+        if !path.covers(mtu.into()) {
             return (sent, false);
         }
         socket.out.clear();
@@ -419,9 +420,7 @@ fn transmit(
             return (sent, false);
         };
         sent += transmit.size;
-        if let Some(credit) = &mut credit {
-            credit.sent(transmit.size);
-        }
+        path.sent(transmit.destination.ip(), transmit.size);
         socket.send(transmit);
         if socket.is_full() {
             break;

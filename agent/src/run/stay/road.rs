@@ -304,6 +304,7 @@ impl<'a> Road<'a> {
         if let Err(error) = self.agent.dialler.rebind() {
             tracing::warn!(%error, "No new socket");
         }
+        self.speak_up();
         if (self.race.is_some() || self.is_leaving) && !self.is_bound() {
             // Whatever was tried from the old place is tried from here.
             self.come_back(Wish::Resume);
@@ -411,6 +412,19 @@ impl<'a> Road<'a> {
         }
         self.watch();
         Link::Kept
+    }
+
+    /// Says enough from another network for the gateway to ask whether this agent is there.
+    fn speak_up(&mut self) {
+        if self.is_bound() {
+            return;
+        }
+        let Some(link) = self.link.as_mut().filter(|link| link.say.is_idle()) else { return };
+        if link.connection.transport() == Transport::Quic {
+            self.word_due = None;
+            // A link that cannot be written to is found lost by whoever reads from it.
+            let _ = link.acknowledge_from_elsewhere(self.account.say());
+        }
     }
 
     /// Begins to tell the gateway when the thin client was last touched.

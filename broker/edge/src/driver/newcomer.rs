@@ -9,6 +9,7 @@ use quinn_proto::{ConnectionHandle, Incoming};
 use tracing::debug;
 
 use super::connection::Shared;
+use super::path::Path;
 use super::schedule::Pace;
 use super::{Connection, Driver, Entry};
 use crate::connection::Transport;
@@ -32,7 +33,7 @@ pub(crate) struct Arrival {
 pub(super) struct Newcomer {
     pub(super) incoming: Incoming,
     handshake: Handshake,
-    credit: Option<Box<Credit>>,
+    path: Path,
 }
 
 /// What is kept of a handshake in progress.
@@ -40,15 +41,6 @@ pub(super) struct Handshake {
     pub(super) remote: SocketAddr,
     pub(super) begun: Instant,
     pub(super) slot: Slot,
-}
-
-/// How much may be sent to an address that nobody has shown to be their own: three
-/// times what came from there (RFC 9000 §8.1).
-///
-/// The library lets the datagram that crosses that bound go whole.
-pub(super) struct Credit {
-    received: usize,
-    sent: usize,
 }
 
 impl Driver {
@@ -60,8 +52,8 @@ impl Driver {
         match self.reception.judge(remote, Transport::Quic, proven) {
             Answer::Accept(slot) => {
                 let handshake = Handshake { remote, begun: now, slot };
-                let credit = (!proven).then(|| Box::new(Credit { received, sent: 0 }));
-                self.newcomers.push_back(Newcomer { incoming, handshake, credit });
+                let path = Path::new(incoming.remote_address().ip(), received, proven);
+                self.newcomers.push_back(Newcomer { incoming, handshake, path });
             }
             Answer::Retry if self.socket.is_full() => self.quic.ignore(incoming),
             Answer::Retry => {
@@ -96,7 +88,7 @@ impl Driver {
 
     /// Begins a handshake.
     pub(super) fn begin(&mut self, newcomer: Newcomer) {
-        let Newcomer { incoming, handshake, credit } = newcomer;
+        let Newcomer { incoming, handshake, path } = newcomer;
         self.socket.out.clear();
         let now = Instant::now();
         match self.quic.accept(incoming, now, &mut self.socket.out, None) {
@@ -108,7 +100,7 @@ impl Driver {
                 let handshake = Some(Box::new(handshake));
                 let pace = Pace::new(now);
                 let (lost, drained, broken) = (None, None, false);
-                let entry = Entry { shared, pace, handshake, credit, lost, drained, broken };
+                let entry = Entry { shared, pace, handshake, path, lost, drained, broken };
                 self.entries[key] = Some(entry);
                 self.queue(key, now);
             }
@@ -128,22 +120,3 @@ impl Handshake {
         self.begun + HANDSHAKE_DEADLINE
     }
 }
-
-impl Credit {
-    pub(super) fn received(&mut self, bytes: usize) {
-        self.received = self.received.saturating_add(bytes);
-    }
-
-    pub(super) fn sent(&mut self, bytes: usize) {
-        self.sent = self.sent.saturating_add(bytes);
-    }
-
-    /// Tells whether a datagram of at most so many bytes may be sent.
-    pub(super) fn covers(&self, bytes: u16) -> bool {
-        let most = self.received.saturating_mul(AMPLIFICATION_MAX);
-        self.sent.saturating_add(usize::from(bytes)) <= most
-    }
-}
-
-/// Bytes that may be sent for each that was received.
-const AMPLIFICATION_MAX: usize = 3;
