@@ -7,17 +7,19 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use tegata_proto::code::Code;
 use tegata_proto::login::TicketAnswer;
 use tegata_proto::session::GatewayMessage;
 use tegata_proto::{ALPN_LOGIN, ALPN_SESSION};
+use tegata_tests::crowd::echo;
 use tegata_tests::sins::place::{GROWTH_KIB, PASSWORD, Place};
 use tegata_tests::sins::{
     conversation, crowd, flood, forge, grants, handshakes, is_long, login, operations, packets,
     seed, session, tcp, tickets, vagrant,
 };
 use tegata_tests::stranger::{self, Keys, Line, attach_with, ticket_purpose};
+use tegata_tests::wait;
 use tokio::task::{JoinSet, spawn_blocking};
 
 /// How many sin at once.
@@ -261,6 +263,40 @@ async fn a_peer_that_claims_to_have_moved_gets_three_bytes_for_one_until_it_answ
     }
     let answered = exchanges.iter().filter(|exchange| exchange.answers > 0).count();
     ensure!(answered > 0, "nobody was believed to have moved, so nothing was shown");
+    place.is_well().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_who_say_hello_and_no_more_keep_nobody_out() -> Result<()> {
+    const PLACES: usize = 200;
+    let limits = format!("connections = {PLACES}");
+    let place = spawn_blocking(move || Place::limited(2, &limits)).await??;
+    let (to, keys) = (place.site.listen(), Keys::generate()?);
+    let answer = stranger::ticket(to, &keys, "p0", PASSWORD).await?;
+    let (attached, at_work) = stranger::attach(to, &keys, &answer.ticket, 1).await?;
+    ensure!(matches!(attached, GatewayMessage::Attached(_)), "{attached:?}");
+
+    let sources = [(); 3].map(|()| place.caller());
+    let mut strangers = Vec::new();
+    for n in 0..PLACES + 20 {
+        let mut line = Line::open_from(sources[n % 3], to, ALPN_LOGIN).await?;
+        stranger::hello(&mut line, &keys).await.with_context(|| format!("stranger {n}"))?;
+        strangers.push(line);
+    }
+    let standing = || strangers.iter().filter(|line| line.connection.close_reason().is_none());
+    let end = tokio::time::Instant::now() + wait::LIMIT;
+    while standing().count() > PLACES / 4 {
+        ensure!(tokio::time::Instant::now() < end, "{} still stand there", standing().count());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    ensure!(standing().count() > 0, "nobody stands there, so nothing was shown");
+
+    // Who knows a password, who has a grant, and who is at work.
+    stranger::ticket(to, &Keys::generate()?, "p1", PASSWORD).await?;
+    let (mut send, mut receive) = at_work.desktop().await?;
+    echo(&mut send, &mut receive, "still at work").await?;
+    let (back, _line) = stranger::come_back(to, &keys, &answer.grant, 2, None).await?;
+    ensure!(matches!(back, GatewayMessage::Attached(_)), "{back:?}");
     place.is_well().await
 }
 

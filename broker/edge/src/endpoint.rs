@@ -33,7 +33,7 @@ use crate::supervisor::{Tasks, Thread};
 use crate::tcp::Listener;
 use crate::tls::{self, RoleCertificate};
 
-pub use self::budget::Limits;
+pub use self::budget::{Limits, Stranger};
 
 pub(crate) use self::budget::{Answer, Slot};
 pub(crate) use self::transport::IDLE_TIMEOUT;
@@ -63,6 +63,9 @@ pub struct Link {
     /// Cancelled when the endpoint drains; the handler then ends politely, within
     /// [`EndpointConfig::grace`].
     pub closing: CancellationToken,
+    /// What the handler tells when the peer has shown a right to be here. Until then it may
+    /// be closed at any moment.
+    pub stranger: Stranger,
 }
 
 /// Serves the connections of one role.
@@ -315,7 +318,7 @@ impl Door {
         slot: &mut Slot,
         closing: CancellationToken,
     ) {
-        slot.established();
+        let stranger = slot.established();
         self.metrics.handshake.observe(took.as_secs_f64());
 
         let (Some(role), Some(exporter)) = (self.role(&connection), connection.exporter()) else {
@@ -330,7 +333,13 @@ impl Door {
         let open = self.metrics.open.get_or_create(&labels).clone();
         open.inc();
         let _place = Place { connection: connection.clone(), open };
-        role.handler.serve(Link { connection, remote, exporter, closing }).await;
+        let displaced = stranger.displaced();
+        let link = Link { connection, remote, exporter, closing, stranger };
+        tokio::select! {
+            biased;
+            () = displaced => self.refused(remote, Refusal::Displaced),
+            () = role.handler.serve(link) => {}
+        }
     }
 
     /// Returns the role whose ALPN was agreed on.

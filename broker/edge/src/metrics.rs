@@ -45,6 +45,8 @@ pub enum Refusal {
     TooSlow,
     /// A listed balancer did not say whom it brings.
     Balancer,
+    /// It had shown no right yet, and there were too many of those.
+    Displaced,
 }
 
 impl EncodeLabelValue for Refusal {
@@ -57,6 +59,7 @@ impl EncodeLabelValue for Refusal {
             Self::Handshake => "handshake",
             Self::TooSlow => "too_slow",
             Self::Balancer => "balancer",
+            Self::Displaced => "displaced",
         })
     }
 }

@@ -117,6 +117,7 @@ impl Handler for Gateway {
         };
         match self.verify(&attach, &link) {
             Ok(claims) => {
+                link.stranger.admit();
                 let span = info_span!("session", session.id = %claims.sid, link = %attach.link);
                 self.attach(link, reader, writer, attach, claims).instrument(span).await;
             }

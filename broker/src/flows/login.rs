@@ -247,6 +247,8 @@ impl LoginDesk {
         if password.txn != txn {
             return Err(Code::Malformed.into());
         }
+        // From here on the throttle and the queues bound what there is of it.
+        link.stranger.admit();
         self.admit(link, talk, hello, password).await
     }
 

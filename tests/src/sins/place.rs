@@ -47,6 +47,15 @@ impl Place {
     ///
     /// When it does not become ready.
     pub fn open(people: usize) -> Result<Arc<Self>> {
+        Self::limited(people, "")
+    }
+
+    /// Opens one with other limits, in TOML.
+    ///
+    /// # Errors
+    ///
+    /// When it does not become ready.
+    pub fn limited(people: usize, limits: &str) -> Result<Arc<Self>> {
         let names: Vec<_> = (0..people).map(|n| format!("p{n}")).collect();
         let staff: Vec<_> =
             names.iter().map(|name| (name.as_str(), PASSWORD, &["keiri"][..])).collect();
@@ -56,6 +65,7 @@ impl Place {
             .people(&staff)?
             .pool(pool("keiri", "keiri", &addresses))
             .log_as_json()
+            .limits(limits)
             .start()?;
         site.api()?.wait_for_desktops("keiri", "ready", people)?;
         Ok(Arc::new(Self { site, _desktops: desktops, callers: AtomicU32::new(0) }))

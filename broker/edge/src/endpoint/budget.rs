@@ -5,13 +5,17 @@
 //! nor that of the source it claims to be: beyond a few, such peers are asked to
 //! show their address, which costs the server one packet and no memory. By TCP every
 //! address is shown; there somebody of the source that is half way in most often makes
-//! room, so that few sources cannot shut out the others.
+//! room, so that few sources cannot shut out the others. So does, by both, who is in and
+//! has shown no right to anything: they may have a quarter of all connections.
 
-use std::collections::{HashMap, VecDeque};
+mod lobby;
+
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
+use self::lobby::Lobby;
 use crate::connection::Transport;
 use crate::metrics::Refusal;
 use crate::source::Prefix;
@@ -54,6 +58,9 @@ impl Default for Limits {
     }
 }
 
+/// One connection of so many may be one whose peer has shown no right to anything.
+const STRANGERS_SHARE: usize = 4;
+
 /// What to do with a newcomer.
 #[derive(Debug)]
 pub(crate) enum Answer {
@@ -76,14 +83,10 @@ struct Counts {
     files: usize,
     unproven: usize,
     sources: HashMap<Prefix, Count>,
-    arriving: Arriving,
-}
-
-/// Who is half way in by TCP.
-#[derive(Debug, Default)]
-struct Arriving {
-    all: usize,
-    sources: HashMap<Prefix, VecDeque<CancellationToken>>,
+    /// Whose handshake by TCP is in progress.
+    arriving: Lobby,
+    /// Who is in and has shown no right to anything.
+    strangers: Lobby,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -122,7 +125,11 @@ impl Budget {
         }
         let handshake = Some(match transport {
             Transport::Quic => Handshake::Quic { proven },
-            Transport::Tcp => Handshake::Tcp(counts.arriving.enter(source)),
+            Transport::Tcp => {
+                let displaced = CancellationToken::new();
+                counts.arriving.enter(source, displaced.clone());
+                Handshake::Tcp(displaced)
+            }
         });
         drop(counts);
         let budget = Arc::clone(self);
@@ -148,9 +155,11 @@ impl Budget {
             Some(Refusal::SourceHandshakes)
         } else {
             let fits = match transport {
-                Transport::Quic => counts.all.handshakes - counts.arriving.all < limits.handshakes,
+                Transport::Quic => {
+                    counts.all.handshakes - counts.arriving.len() < limits.handshakes
+                }
                 Transport::Tcp => {
-                    counts.arriving.all < limits.handshakes || counts.make_room(source)
+                    counts.arriving.len() < limits.handshakes || counts.make_room(source)
                 }
             };
             (!fits).then_some(Refusal::Handshakes)
@@ -185,56 +194,13 @@ impl Counts {
     /// Sends the oldest away of the source that is half way in most often, if that is
     /// oftener than the newcomer's would be.
     fn make_room(&mut self, newcomer: Prefix) -> bool {
-        let Some(source) = self.arriving.busiest(newcomer) else { return false };
+        let Some((source, most)) = self.arriving.busiest() else { return false };
+        if most <= self.arriving.of(newcomer) + 1 {
+            return false;
+        }
         if let Some(oldest) = self.arriving.oldest(source) {
             self.end_handshake(source);
             oldest.cancel();
-        }
-        true
-    }
-}
-
-impl Arriving {
-    fn enter(&mut self, source: Prefix) -> CancellationToken {
-        let displaced = CancellationToken::new();
-        self.all += 1;
-        self.sources.entry(source).or_default().push_back(displaced.clone());
-        displaced
-    }
-
-    /// Returns the source to make room, if one has more than a newcomer's would have.
-    fn busiest(&self, newcomer: Prefix) -> Option<Prefix> {
-        let own = self.sources.get(&newcomer).map_or(0, VecDeque::len);
-        let (source, most) = self
-            .sources
-            .iter()
-            .map(|(source, waiting)| (*source, waiting.len()))
-            .max_by_key(|(_, waiting)| *waiting)?;
-        (most > own + 1).then_some(source)
-    }
-
-    fn oldest(&mut self, source: Prefix) -> Option<CancellationToken> {
-        let waiting = self.sources.get_mut(&source)?;
-        let oldest = waiting.pop_front();
-        self.all -= usize::from(oldest.is_some());
-        if waiting.is_empty() {
-            self.sources.remove(&source);
-        }
-        oldest
-    }
-
-    /// Takes somebody out who is in, or has gone. Tells whether it was still here.
-    fn leave(&mut self, source: Prefix, displaced: &CancellationToken) -> bool {
-        if displaced.is_cancelled() {
-            return false;
-        }
-        let Some(waiting) = self.sources.get_mut(&source) else { return false };
-        // Equal ones are the same one: nobody here has a parent.
-        let Some(at) = waiting.iter().position(|other| other == displaced) else { return false };
-        waiting.remove(at);
-        self.all -= 1;
-        if waiting.is_empty() {
-            self.sources.remove(&source);
         }
         true
     }
@@ -258,10 +224,50 @@ enum Handshake {
     Tcp(CancellationToken),
 }
 
+/// A peer that is in and has shown no right to anything yet. The places of such peers are
+/// few: when there are too many, the oldest of the source that has most of them is closed.
+#[derive(Debug)]
+pub struct Stranger {
+    budget: Arc<Budget>,
+    source: Prefix,
+    displaced: CancellationToken,
+}
+
+impl Stranger {
+    /// The peer has shown a right: it keeps its place whoever else comes.
+    pub fn admit(&self) {
+        self.budget.counts().strangers.leave(self.source, &self.displaced);
+    }
+
+    /// Waits until its place was given to somebody else; once it is admitted, for ever.
+    pub(super) fn displaced(&self) -> impl Future<Output = ()> + use<> {
+        self.displaced.clone().cancelled_owned()
+    }
+}
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        self.admit();
+    }
+}
+
 impl Slot {
     /// Gives back the handshake's place and keeps the connection's.
-    pub(super) fn established(&mut self) {
-        self.end_handshake(&mut self.budget.clone().counts());
+    pub(super) fn established(&mut self) -> Stranger {
+        let budget = Arc::clone(&self.budget);
+        let most = budget.limits.connections / STRANGERS_SHARE;
+        let mut counts = budget.counts();
+        self.end_handshake(&mut counts);
+        let displaced = CancellationToken::new();
+        counts.strangers.enter(self.source, displaced.clone());
+        if counts.strangers.len() > most.max(1)
+            && let Some((source, _)) = counts.strangers.busiest()
+            && let Some(oldest) = counts.strangers.oldest(source)
+        {
+            oldest.cancel();
+        }
+        drop(counts);
+        Stranger { budget, source: self.source, displaced }
     }
 
     /// Waits until the handshake's place was given to somebody else, who needed it
@@ -376,7 +382,32 @@ mod tests {
         drop((busy, lone, newcomer, fifth));
         let counts = budget.counts();
         assert_eq!((counts.all.connections, counts.all.handshakes), (0, 0));
-        assert!(counts.arriving.sources.is_empty() && counts.arriving.all == 0);
+        assert_eq!((counts.arriving.len(), counts.arriving.busiest()), (0, None));
+    }
+
+    #[test]
+    fn strangers_make_room_for_one_another_and_whoever_has_shown_a_right_stays() {
+        let budget = Budget::new(Limits { connections: 16, ..ROOMY });
+        let enter = |last, transport| {
+            let mut slot = accepted(budget.judge(source(last), transport, true));
+            let stranger = slot.established();
+            (slot, stranger)
+        };
+        let known = enter(1, Quic);
+        known.1.admit();
+        let crowd = [Quic, Tcp, Quic].map(|transport| enter(1, transport));
+        let lone = enter(2, Quic);
+        let another = enter(3, Quic);
+        let closed = |crowd: &[(Slot, Stranger)]| {
+            crowd.iter().map(|(_, stranger)| stranger.displaced.is_cancelled()).collect::<Vec<_>>()
+        };
+        assert_eq!(closed(&crowd), [true, false, false], "the oldest of the busiest");
+        let more = enter(1, Quic);
+        assert_eq!(closed(&crowd), [true, true, false], "of its own");
+        assert_eq!(closed(&[known, lone, another, more]), [false; 4]);
+        drop(crowd);
+        let counts = budget.counts();
+        assert_eq!((counts.strangers.len(), counts.all.connections), (0, 0));
     }
 
     #[test]
@@ -396,7 +427,7 @@ mod tests {
         let budget = Budget::new(Limits { handshakes: 1, retry_above: 1, ..ROOMY });
         let mut first = accepted(budget.judge(source(1), Quic, false));
         assert!(matches!(budget.judge(source(1), Quic, false), Answer::Retry));
-        first.established();
+        let _stranger = first.established();
         accepted(budget.judge(source(1), Quic, false));
     }
 
@@ -421,11 +452,11 @@ mod tests {
         let mut slots: Vec<_> = (0..9)
             .map(|last| accepted(budget.judge(source(last % 3), Quic, last % 2 == 0)))
             .collect();
-        slots[0].established();
+        drop(slots[0].established());
         drop(slots);
         let counts = budget.counts();
         assert_eq!((counts.all.connections, counts.all.handshakes, counts.unproven), (0, 0, 0));
-        assert_eq!(counts.files, 0);
+        assert_eq!((counts.files, counts.strangers.len()), (0, 0));
         assert!(counts.sources.is_empty());
     }
 }
