@@ -6,6 +6,7 @@
 //! nothing but the desktop's first answer, which must not lower the security that
 //! the broker promised ([`crate::viewer::x224`]).
 
+use std::future::Future;
 use std::io;
 use std::pin::pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -17,7 +18,7 @@ use tegata_proto::policy::Security;
 use tegata_proto::replay::{BadOffset, Receipt, Replay};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::{Notify, oneshot};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::link::{CHUNK_MAX, LinkError, RecvStream, SendStream};
 use crate::viewer::x224::{self, NotSecured, Verdict};
@@ -33,10 +34,12 @@ const READ_MAX: usize = 64 * 1024;
 /// buffer until then, so that a kept keystroke does not pin one of its own.
 const READ_MIN: usize = 8 * 1024;
 
-/// How long the second direction may go on after the first has ended.
+/// How long the second direction may go on after the first has ended; what the desktop
+/// sends to a viewer that has closed, after each byte anew.
 const LINGER: Duration = Duration::from_secs(3);
 
-/// How long the last words of a viewer that has closed wait for a link.
+/// How long a viewer that has closed waits for a link that brings its last words to the
+/// desktop, or the desktop's to it.
 const LAST_WORDS_WAIT: Duration = Duration::from_secs(10);
 
 /// Which side ended the stream of bytes.
@@ -80,6 +83,8 @@ struct State {
     link: LinkNumber,
     next: Option<Line>,
     over: bool,
+    /// Whether another line may come soon.
+    is_awaiting: bool,
     /// The last link whose line was cut.
     cut: Option<LinkNumber>,
     /// Where the viewer's last bytes are on their way.
@@ -107,6 +112,7 @@ impl Account {
             link: line.link,
             next: Some(line),
             over: false,
+            is_awaiting: false,
             cut: None,
             last: None,
         };
@@ -146,6 +152,11 @@ impl Account {
     pub(crate) fn close(&self) {
         self.state().over = true;
         self.line.notify_one();
+    }
+
+    /// Notes whether another link is on its way, whose line may come soon.
+    pub(crate) fn awaits_line(&self, is_awaiting: bool) {
+        self.state().is_awaiting = is_awaiting;
     }
 
     /// Returns where the viewer's last bytes are on their way, once it has closed.
@@ -372,7 +383,7 @@ async fn carry(
         stopped = &mut up => {
             if matches!(stopped, Stopped::Ended(End::Viewer)) {
                 // What the desktop still says may come over the next link.
-                if let Ok(cut @ Stopped::Cut(_)) = timeout(LINGER, down).await {
+                if let Some(cut @ Stopped::Cut(_)) = hear_out(account, down).await {
                     return cut;
                 }
             }
@@ -383,6 +394,24 @@ async fn carry(
                 let _ = timeout(LINGER, up).await;
             }
             stopped
+        }
+    }
+}
+
+/// Carries what the desktop sends to a viewer that has closed, for as long as it comes.
+async fn hear_out(
+    account: &Account,
+    mut down: impl Future<Output = Stopped> + Unpin,
+) -> Option<Stopped> {
+    let (mut written, mut since) = (account.written(), Instant::now());
+    loop {
+        if let Ok(stopped) = timeout(LINGER, &mut down).await {
+            return Some(stopped);
+        }
+        if account.written() > written {
+            (written, since) = (account.written(), Instant::now());
+        } else if !account.state().is_awaiting || since.elapsed() >= LAST_WORDS_WAIT {
+            return None;
         }
     }
 }

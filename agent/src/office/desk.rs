@@ -102,7 +102,7 @@ impl Desk {
     ) -> Result<(), LinkError> {
         let link = attached.link;
         let (mut send, mut recv) = peer.carry_as(attached).await?;
-        let mut passed = 0;
+        let (mut passed, mut has_ended) = (0, false);
         loop {
             if most.is_some_and(|most| passed >= most) {
                 send.abort();
@@ -129,7 +129,7 @@ impl Desk {
                         held.replay.advance(written);
                     }
                 }
-                up = recv.read(PIECE) => match up {
+                up = recv.read(PIECE), if !has_ended => match up {
                     Ok(Some(bytes)) => {
                         passed += bytes.len();
                         if self.held().carried != link {
@@ -139,10 +139,8 @@ impl Desk {
                         let channel = Channel::Rdp;
                         peer.say(&GatewayMessage::Ack { channel, received }).await?;
                     }
-                    Ok(None) => {
-                        peer.connection.closed().await;
-                        return Ok(());
-                    }
+                    // Whoever has finished may still want to hear the rest.
+                    Ok(None) => has_ended = true,
                     Err(_) => return Ok(()),
                 },
                 heard = peer.hear.next(1024) => match heard? {

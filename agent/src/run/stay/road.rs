@@ -167,6 +167,7 @@ impl<'a> Road<'a> {
 
     /// Waits for what is to be done next. Loses nothing when it is dropped half-way.
     pub(super) async fn turn(&mut self) -> Turn {
+        self.account.awaits_line(self.race.is_some());
         let is_bound = self.is_bound();
         if is_bound {
             // The word is put off, and not forgotten.

@@ -581,3 +581,29 @@ async fn another_gateway_is_asked_only_when_the_desktops_own_has_been_for_a_whil
     assert_eq!(report.code, Code::Disconnected);
     assert_eq!(tokens(&desk), ["the.one.ticket", "the.resume.grant"]);
 }
+
+#[tokio::test]
+async fn a_viewer_that_has_finished_hears_its_desktop_out() {
+    let mut office = Office::new();
+    let desk = Desk::sending(vec![]);
+    let broker = {
+        let gateway = office.desk(&desk, vec![]);
+        admitting(&mut office, &answer(vec![gateway]))
+    };
+    let agent = office.agent();
+    let stop = CancellationToken::new();
+    let report =
+        beside(&agent, to(broker, forward()), &stop, async |mut watch: Receiver<Event>| {
+            let mut viewer = forwarded(&mut watch).await;
+            viewer.write_all(b"tell me").await.expect("it is carried");
+            viewer.shutdown().await.expect("it is open");
+            arrived(&desk, b"tell me").await;
+            for byte in b"answer" {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                desk.send(&[*byte]);
+                assert_eq!(viewer.read_u8().await.expect("it comes"), *byte);
+            }
+        })
+        .await;
+    assert_eq!(report.code, Code::Disconnected);
+}

@@ -138,6 +138,31 @@ async fn an_outage_that_ends_is_over_at_once_and_by_either_way() {
     }
 }
 
+#[tokio::test]
+async fn the_last_words_of_a_viewer_wait_for_a_link_in_the_dark() {
+    let (up, down) = (known(50_000, 1), known(50_000, 2));
+    let mut office = Office::new();
+    let desk = Desk::sending(down.clone());
+    let (broker, wire) = behind_a_wire(&mut office, &desk);
+    let agent = office.agent();
+    let stop = CancellationToken::new();
+    let report =
+        beside(&agent, to(broker, forward()), &stop, async |mut watch: Receiver<Event>| {
+            let mut viewer = forwarded(&mut watch).await;
+            assert!(exchange(&mut viewer, &up[..40_000], down.len()).await == down, "in order");
+            arrived(&desk, &up[..40_000]).await;
+            wire.set_dark(true);
+            viewer.write_all(&up[40_000..]).await.expect("it is kept");
+            viewer.shutdown().await.expect("it is open");
+            comes(&mut watch, "link_lost").await;
+            tokio::time::sleep(Duration::from_secs(4)).await;
+            wire.set_dark(false);
+            arrived(&desk, &up).await;
+        })
+        .await;
+    assert_eq!((links(&report, "link_lost"), links(&report, "resumed")), (1, 1));
+}
+
 /// A network whose changes a test makes.
 pub(super) struct Changing {
     pub(super) source: Arc<Mutex<IpAddr>>,
