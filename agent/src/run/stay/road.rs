@@ -277,6 +277,10 @@ impl<'a> Road<'a> {
                 if let Some(crossings) = &mut self.crossings {
                     crossings.failed(Instant::now());
                 }
+                if self.link.is_some() && self.is_leaving && self.race.is_none() {
+                    // The change of network has left this link to the crossing.
+                    self.come_back(Wish::Resume);
+                }
                 if self.link.is_some() { Link::Kept } else { Link::Lost }
             }
         };

@@ -327,6 +327,59 @@ async fn a_change_of_network_is_followed_by_another_link_where_tcp_carries() {
 }
 
 #[tokio::test]
+async fn a_change_of_network_is_followed_though_quic_was_about_to_take_over() {
+    let (up, down) = (known(100_000, 1), known(50_000, 2));
+    let mut office = reached_by_tcp();
+    let desk = Desk::sending(down.clone());
+    let silent = desk.clone();
+    let mut gateway = office.gateway(move |_, mut peer: Peer| {
+        let desk = silent.clone();
+        async move {
+            if let Guest::Quic(_) = peer.connection {
+                let attach = peer.attach().await?;
+                desk.held().attaches.push(attach);
+                std::future::pending().await
+            } else {
+                let attached = desk.answer(&mut peer).await?;
+                desk.carry(&mut peer, attached, None).await
+            }
+        }
+    });
+    let (address, wire) = office.wire(gateway.addresses[0]);
+    gateway.addresses = vec![address];
+    wire.set_udp_dark(true);
+    let broker = admitting(&mut office, &answer(vec![gateway]));
+    let agent = office.agent();
+    let stop = CancellationToken::new();
+    let source = Arc::new(Mutex::new(IpAddr::from(Ipv4Addr::new(192, 0, 2, 1))));
+    let (change, changes) = mpsc::channel(1);
+    let mut network = Changing { source: source.clone(), changes };
+    let (mut person, mut watch) = Recorder::new();
+    let run = to(broker, forward());
+    let carried = Box::pin(run.carry_out_on(&mut network, &agent, &mut person, &stop));
+    let doing = async {
+        let mut viewer = forwarded(&mut watch).await;
+        assert!(exchange(&mut viewer, &up[..50_000], down.len()).await == down, "in order");
+        wire.set_udp_dark(false);
+        while desk.held().attaches.len() < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        // QUIC has been asked for, and the place where it would have answered is left.
+        *source.lock().expect("no panic") = Ipv4Addr::new(198, 51, 100, 1).into();
+        change.send(()).await.expect("it listens");
+        wire.set_udp_dark(true);
+        let migrated = comes(&mut watch, "migrated").await;
+        let Event::Migrated { transport, .. } = migrated else { panic!("{migrated:?}") };
+        assert_eq!(transport, Transport::Tcp);
+        viewer.write_all(&up[50_000..]).await.expect("it is carried");
+        arrived(&desk, &up).await;
+    };
+    let (code, ()) = soon(async { tokio::join!(carried, doing) }).await;
+    assert_eq!(code, Code::Disconnected);
+    assert_eq!(desk.held().attaches.len(), 3, "it is another link");
+}
+
+#[tokio::test]
 async fn a_link_by_tcp_that_falls_silent_is_noticed_by_what_does_not_come() {
     let (up, down) = (known(100_000, 1), known(50_000, 2));
     let mut office = reached_by_tcp();
