@@ -1,5 +1,12 @@
-//! The way to the gateway: the link there is, how it is watched, and the one that
-//! is to take its place.
+//! The way to the gateway: the link there is, and the one that is to take its place.
+//!
+//! What is said over the link is [`talk`], how it is watched [`watch`], how it is lost and
+//! the next one taken [`entry`], and what the person hears of that [`outage`].
+
+mod entry;
+mod outage;
+mod talk;
+mod watch;
 
 use std::future::{Future, pending};
 use std::net::{IpAddr, SocketAddr};
@@ -10,19 +17,21 @@ use tegata_proto::code::Code;
 use tegata_proto::frame::LIMIT_AFTER;
 use tegata_proto::login::Failure;
 use tegata_proto::replay::{ACK_BYTES, ACK_DELAY};
-use tegata_proto::session::{AgentMessage, GatewayMessage, Mode};
+use tegata_proto::session::GatewayMessage;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use self::outage::Outage;
+use self::watch::Tick;
 use super::Ended;
 use crate::agent::Agent;
-use crate::claim::{Claim, Crossings, received};
-use crate::comeback::{Wish, is_final};
+use crate::claim::{Claim, Crossings};
+use crate::comeback::Wish;
 use crate::input::Reports;
-use crate::link::{Connection, KEEP_ALIVE, LinkError, Transport};
+use crate::link::{LinkError, Transport};
 use crate::network::Network;
-use crate::progress::{Event, Person};
-use crate::pulse::{Pulse, Sign};
-use crate::relay::{Account, Line};
+use crate::progress::Person;
+use crate::pulse::Pulse;
+use crate::relay::Account;
 use crate::session::{Control, FAREWELL, Session};
 
 /// How long a gateway may take to say why the desktop's stream carries no more.
@@ -31,10 +40,6 @@ const CUT_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a gateway that has ended one link may take to let the next one in before
 /// the person is told.
 const ENTRY_PATIENCE: Duration = Duration::from_millis(500);
-
-/// How long after the desktop's bytes have stopped the gateway is asked whether it is
-/// still there; once, and then by keep-alives.
-const STOP_NOTICED: Duration = Duration::from_secs(2);
 
 /// The way to the gateway.
 pub(super) struct Road<'a> {
@@ -68,26 +73,6 @@ pub(super) struct Road<'a> {
     progress: u64,
     /// What had when another one was begun beside it.
     stood: u64,
-}
-
-/// A time in which nothing is known to arrive.
-#[derive(Clone, Copy)]
-struct Outage {
-    since: Instant,
-    is_told: bool,
-    /// Whether it began with a change of network.
-    has_moved: bool,
-}
-
-/// What an idle link is looked at for, now and then: whether its keep-alives are
-/// answered.
-struct Tick {
-    at: Instant,
-    sent: u64,
-    heard: u64,
-    /// What had been written to the viewer, and whether anything was since the last look.
-    progress: u64,
-    is_busy: bool,
 }
 
 type Crossing<'a> = Pin<Box<dyn Future<Output = Option<Box<Session>>> + Send + 'a>>;
@@ -356,265 +341,16 @@ impl<'a> Road<'a> {
         link.close();
     }
 
-    fn heard(
-        &mut self,
-        heard: Result<GatewayMessage, LinkError>,
-        person: &mut impl Person,
-    ) -> Result<Link, Ended> {
-        let word = match heard {
-            Ok(GatewayMessage::Ack { received, .. }) => {
-                return self.account.acknowledged(received).map(|()| Link::Kept).map_err(|error| {
-                    tracing::warn!(%error, "The gateway acknowledged what was never sent");
-                    Ended::Here(Code::Malformed)
-                });
-            }
-            Ok(GatewayMessage::Grant { grant }) => {
-                let renewed = self.claim.renew(grant);
-                return renewed.map(|()| Link::Kept).map_err(|_| Ended::Here(Code::Malformed));
-            }
-            Ok(GatewayMessage::Notice { code, args }) => {
-                person.tell(&Event::Notice { code, args });
-                return Ok(Link::Kept);
-            }
-            // One that changes what the viewer may do has been taken note of before.
-            Ok(GatewayMessage::Policy { input_every_ms, .. }) => {
-                self.reports.wanted(input_every_ms);
-                return Ok(Link::Kept);
-            }
-            Ok(GatewayMessage::Unsupported) => return Ok(Link::Kept),
-            Ok(GatewayMessage::Attached(_)) | Err(LinkError::Frame(_)) => {
-                return Err(Ended::Here(Code::Malformed));
-            }
-            Ok(GatewayMessage::End { cause }) => Some(cause),
-            Ok(GatewayMessage::Error(Failure { code, .. })) => Some(code),
-            Err(error) => {
-                tracing::info!(%error, "The link to the gateway is gone");
-                error.farewell()
-            }
-        };
-        match word {
-            Some(code) if is_final(code) => Err(Ended::There(code)),
-            Some(_) | None => Ok(Link::Lost),
-        }
-    }
-
     /// Tells whether an attach is on its way that names what the viewer has: the
     /// gateway must not forget what follows before it has answered.
     fn is_bound(&self) -> bool {
         (self.race.is_some() || self.crossing.is_some()) && self.claim.is_attaching()
     }
 
-    /// Begins to tell the gateway what was written to the viewer.
-    fn acknowledge(&mut self) -> Link {
-        if self.is_bound() {
-            self.word_due = Some(Instant::now() + ACK_DELAY);
-            return Link::Kept;
-        }
-        self.word_due = None;
-        let Some(link) = &mut self.link else { return Link::Kept };
-        if link.acknowledge(self.account.say()).is_err() {
-            return Link::Lost;
-        }
-        self.watch();
-        Link::Kept
-    }
-
-    /// Says enough from another network for the gateway to ask whether this agent is there.
-    fn speak_up(&mut self) {
-        if self.is_bound() {
-            return;
-        }
-        let Some(link) = self.link.as_mut().filter(|link| link.say.is_idle()) else { return };
-        if link.connection.transport() == Transport::Quic {
-            self.word_due = None;
-            // A link that cannot be written to is found lost by whoever reads from it.
-            let _ = link.acknowledge_from_elsewhere(self.account.say());
-        }
-    }
-
-    /// Begins to tell the gateway when the thin client was last touched.
-    fn tell_of_input(&mut self) -> Link {
-        let Some(Control { say, .. }) = &mut self.link else { return Link::Kept };
-        let input = AgentMessage::Input { idle_ms: self.reports.tell() };
-        if say.begin(&input).is_err() { Link::Lost } else { Link::Kept }
-    }
-
-    /// Watches whether what was just sent is answered.
-    fn watch(&mut self) {
-        if let Some(Control { connection, .. }) = &self.link {
-            if !self.pulse.is_watching() {
-                connection.probe();
-            }
-            self.pulse.sent(connection.heard(), connection.rtt(), Instant::now());
-        }
-    }
-
-    fn look(&mut self, person: &mut impl Person) -> Link {
-        let Some(Control { connection, say, .. }) = &self.link else { return Link::Kept };
-        let is_free = say.is_idle();
-        let sign = self.pulse.look(connection.heard(), Instant::now());
-        if sign == Some(Sign::Doubtful) {
-            connection.probe();
-        }
-        match sign {
-            // A gateway that has the next attach may have ended this link already.
-            Some(Sign::Alive) if self.is_bound() => {}
-            Some(Sign::Alive) if self.is_leaving => {
-                if self.outage.is_some_and(|outage| outage.is_told) {
-                    self.recovered(person);
-                }
-                self.outage = None;
-            }
-            Some(Sign::Silent) if self.is_leaving => self.stands_still(person),
-            // QUIC may wait for seconds yet before it sends again what was lost.
-            Some(Sign::Alive) if self.race.is_some() && self.account.progress() == self.stood => {
-                self.watch();
-            }
-            Some(Sign::Alive) => {
-                self.race = None;
-                self.recovered(person);
-            }
-            Some(Sign::Silent) if self.race.is_none() => {
-                self.stands_still(person);
-                self.come_back(Wish::Resume);
-            }
-            // What was said before is said again; any answer will do.
-            Some(Sign::Doubtful) if is_free => return self.acknowledge(),
-            Some(Sign::Silent | Sign::Waiting | Sign::Doubtful) | None => {}
-        }
-        Link::Kept
-    }
-
-    /// Watches a link whose keep-alive seems to be without an answer.
-    fn tick(&mut self) -> Link {
-        let Some(Control { connection, say, .. }) = &self.link else { return Link::Kept };
-        let (now, is_free) = (Tick::new(connection, self.account.progress()), say.is_idle());
-        let is_unanswered = now.sent > self.tick.sent && now.heard == self.tick.heard;
-        let has_stopped = self.tick.is_busy && now.progress == self.tick.progress;
-        if is_unanswered {
-            self.pulse.sent(now.heard, connection.rtt(), Instant::now());
-            connection.probe();
-        }
-        let goes_on = self.tick.is_busy && !has_stopped;
-        self.tick = now;
-        if goes_on {
-            self.tick.hurry();
-        } else if has_stopped && is_free {
-            // Nobody can tell a desktop that shows nothing new from a gateway that is gone,
-            // and the person may only be looking.
-            return self.acknowledge();
-        }
-        Link::Kept
-    }
-
-    /// Takes the next link.
-    fn enter(
-        &mut self,
-        session: Box<Session>,
-        person: &mut impl Person,
-        network: &impl Network,
-    ) -> Result<(), Ended> {
-        self.close();
-        if session.attached.mode == Mode::Fresh {
-            return Err(Ended::Returned(session));
-        }
-        let there = received(&session.attached);
-        let Session { attached, gateway, send, recv, control, from, .. } = *session;
-        let every_ms = attached.input_every_ms;
-        let line = Line { link: attached.link, send, recv, from };
-        if self.account.resume(line, there).is_err() {
-            control.close();
-            self.come_back(Wish::Fresh);
-            return Ok(());
-        }
-        let source = network.source(gateway);
-        let is_crossed =
-            self.crossings.is_some() && control.connection.transport() == Transport::Quic;
-        let outage = self.outage.map(|outage| {
-            let has_moved = self.is_leaving || (is_crossed && !outage.is_told);
-            Outage { has_moved, ..outage }
-        });
-        let asked = control.asked;
-        let reports = self.reports.again(every_ms);
-        let Self { agent, claim, account, .. } = *self;
-        let fresh = Self::new(agent, claim, account, control, gateway, source, reports);
-        *self = Self { outage, ..fresh };
-        if self.outage.is_some() {
-            self.recovered(person);
-        } else {
-            // Until it was asked for, the old one carried.
-            let (gap_ms, transport) = (since(asked), self.transport());
-            person.tell(&Event::Migrated { gap_ms, transport });
-        }
-        Ok(())
-    }
-
-    fn lost(&mut self, person: &mut impl Person) {
-        let is_bound = self.is_bound();
-        if is_bound {
-            // A gateway ends one link before it lets the next one in.
-            let fresh = Outage { since: Instant::now(), is_told: false, has_moved: false };
-            self.outage.get_or_insert(fresh);
-        } else {
-            self.stands_still(person);
-        }
-        self.close();
-        self.claim.lost(self.account.progress() > self.progress);
-        if self.race.is_none() && !is_bound {
-            self.come_back(Wish::Resume);
-        }
-    }
-
-    fn come_back(&mut self, wish: Wish) {
-        self.crossing = None;
-        self.stood = self.account.progress();
-        self.race = Some(Box::pin(self.claim.come_back(self.agent, self.account, wish)));
-    }
-
-    /// Nothing arrives any more; the person is told once.
-    fn stands_still(&mut self, person: &mut impl Person) {
-        let since = self.pulse.silent_since().unwrap_or_else(Instant::now);
-        let outage = Outage { since, is_told: false, has_moved: false };
-        let outage = self.outage.get_or_insert(outage);
-        if !outage.is_told {
-            outage.is_told = true;
-            person.tell(&Event::LinkLost);
-        }
-    }
-
-    /// Something arrives again.
-    fn recovered(&mut self, person: &mut impl Person) {
-        let Some(Outage { since, is_told, has_moved }) = self.outage.take() else { return };
-        let (gap_ms, transport) = (self::since(since), self.transport());
-        if has_moved {
-            person.tell(&Event::Migrated { gap_ms, transport });
-        } else if is_told {
-            person.tell(&Event::Resumed { gap_ms, transport });
-        }
-    }
-
     fn transport(&self) -> Transport {
         let link = self.link.as_ref();
         link.map_or(Transport::Quic, |link| link.connection.transport())
     }
-}
-
-impl Tick {
-    fn new(connection: &Connection, progress: u64) -> Self {
-        let (sent, heard) = (connection.sent(), connection.heard());
-        Self { at: Instant::now() + KEEP_ALIVE, sent, heard, progress, is_busy: false }
-    }
-
-    /// Something has come: when it stops, that is to be noticed soon.
-    fn hurry(&mut self) {
-        self.is_busy = true;
-        self.at = self.at.min(Instant::now() + STOP_NOTICED);
-    }
-}
-
-/// Returns for how many milliseconds something has lasted.
-fn since(begun: Instant) -> u64 {
-    u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Waits until then, or for ever.
