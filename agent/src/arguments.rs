@@ -31,7 +31,7 @@ pub enum Command {
     /// Log in and show the desktop.
     Login(Box<LoginArguments>),
     /// Look at everything that a session needs, and say what to do about it.
-    Doctor(DoctorArguments),
+    Doctor(BrokerArguments),
     /// Print the version.
     Version,
 }
@@ -39,12 +39,9 @@ pub enum Command {
 /// What `login` takes.
 #[derive(Debug, Default, clap::Args)]
 pub struct LoginArguments {
-    /// Where the broker is; the port is 443 unless named.
-    #[arg(long, value_name = "HOST[:PORT]")]
-    pub server: Option<Server>,
-    /// The file with our authority's certificates, in PEM.
-    #[arg(long, value_name = "FILE")]
-    pub ca: Option<PathBuf>,
+    /// What every command with a broker takes.
+    #[command(flatten)]
+    pub broker: BrokerArguments,
     /// The person's realm, where the broker serves several.
     #[arg(long)]
     pub realm: Option<RealmName>,
@@ -66,27 +63,18 @@ pub struct LoginArguments {
     /// A command that shows notices above a full screen: exec:COMMAND.
     #[arg(long, value_name = "exec:COMMAND")]
     pub notice: Option<NoticeCommand>,
-    /// How progress is told.
-    #[arg(long, value_enum, default_value_t)]
-    pub progress: Progress,
-    /// The language to speak.
-    #[arg(long, value_name = "ja|en")]
-    pub lang: Option<Language>,
-    /// A configuration file with defaults for all this.
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
 }
 
-/// What `doctor` takes.
+/// What every command with a broker takes; `doctor` takes nothing else.
 #[derive(Debug, Default, clap::Args)]
-pub struct DoctorArguments {
+pub struct BrokerArguments {
     /// Where the broker is; the port is 443 unless named.
     #[arg(long, value_name = "HOST[:PORT]")]
     pub server: Option<Server>,
     /// The file with our authority's certificates, in PEM.
     #[arg(long, value_name = "FILE")]
     pub ca: Option<PathBuf>,
-    /// How the findings are told.
+    /// How progress or findings are told.
     #[arg(long, value_enum, default_value_t)]
     pub progress: Progress,
     /// The language to speak.
@@ -265,7 +253,8 @@ impl LoginArguments {
     ///
     /// Says what is missing.
     pub fn plan(self, config: Config, locale: &str) -> Result<Plan, PlanError> {
-        let language = self.lang.or(config.lang).unwrap_or_else(|| Language::of_locale(locale));
+        let language =
+            self.broker.lang.or(config.lang).unwrap_or_else(|| Language::of_locale(locale));
         let choice = self.viewer.or(config.viewer).unwrap_or(ViewerChoice::Freerdp);
         let viewer = match (choice, self.forward) {
             (ViewerChoice::Freerdp, None) => Viewer::Freerdp(config.freerdp),
@@ -277,8 +266,8 @@ impl LoginArguments {
             }
         };
         Ok(Plan {
-            server: self.server.or(config.server).ok_or(PlanError::NoServer)?,
-            ca: self.ca.or(config.ca).ok_or(PlanError::NoAuthority)?,
+            server: self.broker.server.or(config.server).ok_or(PlanError::NoServer)?,
+            ca: self.broker.ca.or(config.ca).ok_or(PlanError::NoAuthority)?,
             realm: self.realm.or(config.realm),
             username: self.username.or(config.username),
             password_file: self.password_file,

@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use clap::Parser as _;
 use tegata_agent::announcer::Announced;
 use tegata_agent::arguments::{
-    Arguments, Command, DoctorArguments, LoginArguments, Plan, Progress,
+    Arguments, BrokerArguments, Command, LoginArguments, Plan, Progress,
 };
 use tegata_agent::config::Config;
 use tegata_agent::doctor::{self, Examination, Report as _, Told};
@@ -82,14 +82,14 @@ fn locale() -> String {
 }
 
 fn login(arguments: LoginArguments, start: Instant) -> ExitCode {
-    let config = match configuration(arguments.config.as_ref()) {
+    let config = match configuration(arguments.broker.config.as_ref()) {
         Ok(config) => config,
         Err(error) => {
             eprintln!("tegata-agent: {error:#}");
             return EX_CONFIG.into();
         }
     };
-    let progress = arguments.progress;
+    let progress = arguments.broker.progress;
     let plan = match arguments.plan(config, &locale()) {
         Ok(plan) => plan,
         Err(error) => {
@@ -172,7 +172,7 @@ fn prepare(plan: Plan) -> Result<(Runtime, Agent, Run), (Code, anyhow::Error)> {
     Ok((runtime, agent, Run { server: plan.server, viewer: plan.viewer, wishes }))
 }
 
-fn doctor(arguments: DoctorArguments) -> ExitCode {
+fn doctor(arguments: BrokerArguments) -> ExitCode {
     let mut config = match configuration(arguments.config.as_ref()) {
         Ok(config) => config,
         Err(error) => {
