@@ -1,5 +1,5 @@
-//! Everybody loses the link at the same moment, and comes back: whole runs of the agent library,
-//! by the hundred in one process, against the built broker.
+//! Everybody is on a bad line, or loses the link at the same moment and comes back: whole runs of
+//! the agent library, by the hundred in one process, against the built broker.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
@@ -16,9 +16,9 @@ use tegata_parts::port::free_udp;
 use tegata_proto::code::Code;
 use tegata_tests::chaos::relay::Relay;
 use tegata_tests::chaos::schedule::Schedule;
-use tegata_tests::chaos::weather::Weather;
+use tegata_tests::chaos::weather::{Chance, Loss, Weather};
 use tegata_tests::desktops::{Desktops, ECHO};
-use tegata_tests::dice::long;
+use tegata_tests::dice::{Dice, long};
 use tegata_tests::fleet::{Fleet, Shown, Worker};
 use tegata_tests::site::{Site, crowd_name, pool};
 use tegata_tests::wait;
@@ -45,7 +45,14 @@ const SETTLING: Duration = Duration::from_secs(5);
 /// first, in KiB: less than one connection has.
 const GROWTH_KIB: usize = 20;
 
-/// A site with a desktop for everybody, and all of them at work.
+/// A path that loses every fifth datagram, there and back.
+const LOSSY: Weather =
+    Weather { delay_ms: 10, loss: Loss::even(Chance::percent(20)), ..Weather::CLEAR };
+
+/// By when everybody has shaken hands with the broker on such a path.
+const LET_IN: Duration = Duration::from_secs(10);
+
+/// A site with a desktop for everybody.
 struct Office {
     site: Site,
     fleet: Fleet,
@@ -54,8 +61,15 @@ struct Office {
 }
 
 impl Office {
-    /// `path` is where the broker listens, and where agents believe that it does.
+    /// Begins with everybody at work.
     fn open(people: usize, shown: Shown, path: Option<(SocketAddr, SocketAddr)>) -> Result<Self> {
+        let mut office = Self::empty(people, shown, path)?;
+        office.everybody_comes(people, shown)?;
+        Ok(office)
+    }
+
+    /// `path` is where the broker listens, and where agents believe that it does.
+    fn empty(people: usize, shown: Shown, path: Option<(SocketAddr, SocketAddr)>) -> Result<Self> {
         let desktops = Desktops::start(1)?;
         let numbers = 0..u32::try_from(people)?;
         let addresses: Vec<_> = match shown {
@@ -75,17 +89,20 @@ impl Office {
             None => builder.start()?,
         };
         let fleet = Fleet::open(&site, path.map_or(site.listen(), |(_, door)| door))?;
-        let mut workers = Vec::new();
+        Ok(Self { site, fleet, workers: Vec::new(), _desktops: desktops })
+    }
+
+    fn everybody_comes(&mut self, people: usize, shown: Shown) -> Result<()> {
         for n in 1..=people {
-            workers.push(fleet.log_in(&crowd_name(n), PASSWORD, shown)?);
+            self.workers.push(self.fleet.log_in(&crowd_name(n), PASSWORD, shown)?);
             if n % AT_ONCE == 0 {
-                workers[n - AT_ONCE].attached(0)?;
+                self.workers[n - AT_ONCE].attached(0)?;
             }
         }
-        for worker in &workers {
+        for worker in &self.workers {
             worker.attached(0)?;
         }
-        Ok(Self { site, fleet, workers, _desktops: desktops })
+        Ok(())
     }
 
     /// Returns whose session is on which desktop, and in which state.
@@ -144,6 +161,35 @@ fn hear(mut desktop: &TcpStream, line: &str) -> Result<()> {
     desktop.read_exact(&mut back)?;
     ensure!(back == line.as_bytes(), "{:?} came back", String::from_utf8_lossy(&back));
     Ok(())
+}
+
+#[test]
+fn on_a_line_that_loses_every_fifth_datagram_everybody_gets_in() -> Result<()> {
+    let people = if long() { 1_000 } else { 60 };
+    let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, free_udp()?));
+    let here = (Ipv4Addr::LOCALHOST, 0).into();
+    let seed = Dice::new().seed();
+    let relay = Relay::start(here, listen, seed, Schedule::steady(LOSSY))?;
+    let mut office = Office::empty(people, Shown::Nowhere, Some((listen, relay.address())))?;
+    office.everybody_comes(people, Shown::Nowhere)?;
+    let mut waits = Vec::new();
+    for worker in &office.workers {
+        let (begun, _) = worker.event(0, |event| matches!(event, Event::Connecting { .. }))?;
+        let (let_in, _) = worker.event(0, |event| matches!(event, Event::Connected { .. }))?;
+        waits.push(let_in - begun);
+    }
+    waits.sort_unstable();
+    let tallies = relay.tallies()?;
+    println!(
+        "{}",
+        json!({
+            "seed": seed, "handshakes": people, "p99_ms": waits[(people - 1) * 99 / 100].as_millis(),
+            "last_ms": waits[people - 1].as_millis(),
+            "lost": tallies.there.lost + tallies.back.lost,
+        })
+    );
+    ensure!(waits[people - 1] <= LET_IN, "somebody waited for {:?}", waits[people - 1]);
+    office.everybody_leaves()
 }
 
 #[test]

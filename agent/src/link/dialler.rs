@@ -16,7 +16,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::task::TaskTracker;
 
 use super::patience::Patience;
-use super::{Candidate, Connection, HANDSHAKE_DEADLINE, LinkError, Transport, next_of, quic, tcp};
+use super::{
+    Candidate, Connection, Fault, HANDSHAKE_DEADLINE, LinkError, Transport, next_of, quic, tcp,
+};
 use crate::trust::Authority;
 
 /// How long one address is ahead of the next (RFC 8305 §5 recommends 250 ms and
@@ -150,7 +152,7 @@ impl Dialler {
             for lane in &mut lanes {
                 if let Some(candidate) = lane.starts(now) {
                     let transport = lane.transport;
-                    let dialled = self.dial(transport, candidate.clone());
+                    let dialled = self.dial_twice(transport, candidate.clone());
                     running.spawn(async move { (transport, dialled.await) });
                 }
             }
@@ -240,6 +242,24 @@ impl Dialler {
         candidate: Candidate,
     ) -> impl Future<Output = Made> + Send + use<> {
         self.shake(transport, candidate, Patience::new(HANDSHAKE_DEADLINE))
+    }
+
+    /// Makes a connection to one candidate by one transport. Whoever does not answer gets
+    /// another handshake: of the first, a bad line may have lost every packet.
+    fn dial_twice(
+        &self,
+        transport: Transport,
+        candidate: Candidate,
+    ) -> impl Future<Output = Made> + Send + use<> {
+        let dialler = self.clone();
+        async move {
+            match dialler.dial(transport, candidate.clone()).await {
+                Err(LinkError::Unreachable { source: Some(Fault::TimedOut), .. }) => {
+                    dialler.dial(transport, candidate).await
+                }
+                made => made,
+            }
+        }
     }
 
     fn shake(

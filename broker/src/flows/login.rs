@@ -52,8 +52,9 @@ pub const CHOICE_DEADLINE: Duration = Duration::from_mins(2);
 /// How long an agent may take to receive one frame.
 pub const WRITE_DEADLINE: Duration = Duration::from_secs(5);
 
-/// How long an agent may take to close after the last frame.
-pub const FAREWELL: Duration = Duration::from_secs(2);
+/// How long an agent may take to close after the last frame: on a line that loses much, the
+/// ticket needs seconds.
+pub const FAREWELL: Duration = Duration::from_secs(10);
 
 /// When to try again, where nothing better is known.
 const RETRY_AFTER: Duration = Duration::from_secs(5);

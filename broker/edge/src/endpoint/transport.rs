@@ -50,6 +50,10 @@ const RETRY_KEY_SALT: &[u8] = b"tegata retry token v1";
 /// Names the use of the node's key for connection ids.
 const CONNECTION_ID_LABEL: &[u8] = b"tegata connection id v1";
 
+/// What the round trip is taken for before one was seen: an answer that is lost is sent
+/// again after three of them (RFC 9002 §6.2.2 has 333 ms).
+const INITIAL_RTT: Duration = Duration::from_millis(100);
+
 /// QUIC version 1 (RFC 9000), and no draft.
 const QUIC_VERSIONS: [u32; 1] = [1];
 
@@ -59,6 +63,7 @@ fn transport() -> TransportConfig {
     config
         .max_idle_timeout(Some(idle))
         .keep_alive_interval(None)
+        .initial_rtt(INITIAL_RTT)
         .max_concurrent_bidi_streams(VarInt::from_u32(BIDIRECTIONAL_STREAMS))
         .max_concurrent_uni_streams(VarInt::from_u32(UNIDIRECTIONAL_STREAMS))
         .datagram_receive_buffer_size(None)
