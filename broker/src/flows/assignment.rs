@@ -79,10 +79,10 @@ impl Assignments {
     /// # Errors
     ///
     /// The code is what the agent is told. Nothing is assigned then.
-    pub async fn assign<F: Future<Output = Result<(), Code>>>(
+    pub async fn assign(
         &self,
         applicant: &Applicant,
-        mut tell: impl FnMut(Queued) -> F,
+        mut tell: impl FnMut(Queued),
     ) -> Result<(SessionId, Assigned), Code> {
         let began = Instant::now();
         let sid = SessionId(Uuid::now_v7());
@@ -111,7 +111,7 @@ impl Assignments {
             if told != Some(number) {
                 let left = deadline.saturating_duration_since(Instant::now());
                 let expected = place.expected(number).unwrap_or(left).min(left);
-                tell(Queued { place: number, expected }).await?;
+                tell(Queued { place: number, expected });
                 told = Some(number);
             }
             if number == 1

@@ -11,6 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use tegata_domain::pool::Pool;
+use tegata_edge::connection::{RecvStream, SendStream};
 use tegata_edge::endpoint::{Handler, Link};
 use tegata_edge::network::{NetworkClass, NetworkClasses};
 use tegata_edge::retry::spread;
@@ -27,7 +28,8 @@ use tegata_proto::login::{
     PoolOffer, Transaction, Welcome,
 };
 use tegata_proto::proof::Purpose;
-use tokio::sync::mpsc;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{Instrument as _, debug, info, info_span, warn};
 
@@ -138,32 +140,42 @@ impl From<WireError> for Stopped {
     }
 }
 
-struct Talk {
-    reader: FrameReader,
-    writer: FrameWriter,
+struct Talk<R = RecvStream, W = SendStream> {
+    reader: FrameReader<R>,
+    writer: FrameWriter<W>,
 }
 
-impl Talk {
+impl<R: AsyncRead + Send + Unpin, W: AsyncWrite + Send + Unpin> Talk<R, W> {
     async fn say(&mut self, message: &BrokerMessage) -> Result<(), Stopped> {
         let deadline = Instant::now() + WRITE_DEADLINE;
         Ok(self.writer.write(message, LIMIT_AFTER, deadline).await?)
     }
 
-    /// Tells the agent of its place while something waits in a queue.
+    /// Tells the agent of its place while something waits in a queue. What it waits for
+    /// goes on whether the agent takes its words or not: a turn that has come must not
+    /// stand idle for one who does not read.
     async fn tell_while<T, E: Into<Stopped>>(
         &mut self,
-        told: &mut mpsc::Receiver<Queued>,
+        told: &mut watch::Receiver<Option<Queued>>,
         work: impl Future<Output = Result<T, E>>,
     ) -> Result<T, Stopped> {
+        // A place in a queue that was left already is no news.
+        told.mark_unchanged();
         tokio::pin!(work);
         loop {
+            let place = tokio::select! {
+                biased;
+                Ok(()) = told.changed() => *told.borrow_and_update(),
+                outcome = &mut work => return outcome.map_err(Into::into),
+            };
+            let Some(Queued { place, expected }) = place else { continue };
+            let expected_ms = u64::try_from(expected.as_millis()).unwrap_or(u64::MAX);
+            let queued = BrokerMessage::Queued { place, expected_ms };
             tokio::select! {
                 biased;
-                Some(Queued { place, expected }) = told.recv() => {
-                    let expected_ms = u64::try_from(expected.as_millis()).unwrap_or(u64::MAX);
-                    self.say(&BrokerMessage::Queued { place, expected_ms }).await?;
-                }
+                // The rest of a frame that has begun goes before the next one.
                 outcome = &mut work => return outcome.map_err(Into::into),
+                said = self.say(&queued) => said?,
             }
         }
     }
@@ -285,10 +297,9 @@ impl LoginDesk {
         let class = self.classes.class_of(link.remote.ip());
         let limits = self.sources.of(class);
         let source = Prefix::of(link.remote.ip());
-        let (tell, mut told) = mpsc::channel::<Queued>(1);
+        let (tell, mut told) = watch::channel(None);
         let tell = |queued| {
-            let tell = tell.clone();
-            async move { tell.send(queued).await.map_err(|_| Code::Internal) }
+            tell.send_replace(Some(queued));
         };
         let visitor = Visitor { source, limits };
         let signing_in = self.sign_in.authenticate(password, visitor, &tell);
@@ -373,16 +384,4 @@ impl LoginDesk {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn versions_are_compared_as_numbers() {
-        let version = |text| Version::parse(text);
-        assert!(version("0.10.0") > version("0.9.9"));
-        assert_eq!(version("1.2.3-rc1"), version("1.2.3+build"));
-        for bad in ["", "1", "1.2", "1.2.3.4", "a.b.c", "-1.0.0", "1..2"] {
-            assert_eq!(version(bad), None, "{bad}");
-        }
-    }
-}
+mod tests;

@@ -25,7 +25,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 use tracing::{info, warn};
 
-use crate::flows::turnstile::{Lane, Turned, Turnstile};
+use crate::flows::turnstile::{Lane, Turnstile};
 use crate::flows::waiting::Queued;
 use crate::metrics::{Metrics, Phase, Refusal};
 use crate::ports::clock::Clock;
@@ -172,11 +172,11 @@ impl SignIn {
     /// `refused` for everything that is wrong with name or password, `throttled`
     /// where the source has tried too much, `unavailable` where the directory
     /// could not be asked.
-    pub async fn authenticate<F: Future<Output = Result<(), Code>>>(
+    pub async fn authenticate(
         &self,
         password: Password,
         visitor: Visitor<'_>,
-        tell: impl FnMut(Queued) -> F,
+        tell: impl FnMut(Queued),
     ) -> Result<Person, Denied> {
         let asked = Instant::now();
         let mut course = Course { asked, passed: asked, realm: None };
@@ -188,11 +188,11 @@ impl SignIn {
         outcome
     }
 
-    async fn decide<F: Future<Output = Result<(), Code>>>(
+    async fn decide(
         &self,
         password: Password,
         visitor: Visitor<'_>,
-        tell: impl FnMut(Queued) -> F,
+        tell: impl FnMut(Queued),
         course: &mut Course,
     ) -> Result<Person, Denied> {
         let now = self.now();
@@ -218,12 +218,9 @@ impl SignIn {
         let entered = entered.await;
         course.passed = Instant::now();
         self.metrics.queued(typed.realm, lane.as_str(), course.passed - course.asked);
-        let mut pass = entered.map_err(|turned| match turned {
-            Turned::Full | Turned::TooSlow => {
-                warn!(realm = %typed.realm, error = %turned, "Login had no turn");
-                Denied::from(Code::Unavailable)
-            }
-            Turned::Untold(code) => code.into(),
+        let mut pass = entered.map_err(|turned| {
+            warn!(realm = %typed.realm, error = %turned, "Login had no turn");
+            Denied::from(Code::Unavailable)
         })?;
         pass.is_used();
         self.ask(realm, (&name, &password), visitor, typed).await

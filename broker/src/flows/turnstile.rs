@@ -73,16 +73,13 @@ pub struct Pass {
 
 /// Why a login did not get its turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Turned<E> {
+pub enum Turned {
     /// The queue is full, and others have a better right to it.
     #[error("the queue before the directory is full")]
     Full,
     /// It took too long.
     #[error("the queue before the directory is too slow")]
     TooSlow,
-    /// The agent could not be told its place.
-    #[error("the agent is gone")]
-    Untold(E),
 }
 
 /// How one lane stands.
@@ -110,12 +107,12 @@ impl Turnstile {
     /// # Errors
     ///
     /// The login has no turn, and asks nobody.
-    pub async fn enter<E, F: Future<Output = Result<(), E>>>(
+    pub async fn enter(
         &self,
         lane: Lane,
         from: (Prefix, NonZeroU32),
-        mut tell: impl FnMut(Queued) -> F,
-    ) -> Result<Pass, Turned<E>> {
+        mut tell: impl FnMut(Queued),
+    ) -> Result<Pass, Turned> {
         let lane = match lane {
             Lane::Usual => &self.usual,
             Lane::Suspect => &self.suspect,
@@ -135,7 +132,7 @@ impl Turnstile {
             }
             look = Instant::now() + TELL_EVERY;
             if let Some(queued) = place.told(deadline) {
-                tell(queued).await.map_err(Turned::Untold)?;
+                tell(queued);
             }
         }
     }
@@ -158,10 +155,10 @@ struct Place<'a> {
 
 impl<'a> Place<'a> {
     /// Returns nothing where there is no need to wait.
-    fn take<E>(
+    fn take(
         lane: &'a Mutex<Waiters>,
         from: (Prefix, NonZeroU32),
-    ) -> Result<Option<(Self, oneshot::Receiver<Pass>)>, Turned<E>> {
+    ) -> Result<Option<(Self, oneshot::Receiver<Pass>)>, Turned> {
         let mut waiters = lock(lane);
         waiters.serial += 1;
         let number = waiters.serial;
@@ -227,17 +224,13 @@ fn lock(lane: &Mutex<Waiters>) -> MutexGuard<'_, Waiters> {
 
 #[cfg(test)]
 mod tests {
-    use std::convert::Infallible;
-
     use super::*;
 
     fn from(address: &str) -> (Prefix, NonZeroU32) {
         (Prefix::of(address.parse().unwrap()), NonZeroU32::MIN)
     }
 
-    async fn hush(_: Queued) -> Result<(), Infallible> {
-        Ok(())
-    }
+    fn hush(_: Queued) {}
 
     #[tokio::test(start_paused = true)]
     async fn whoever_waits_is_told_and_called_and_whoever_leaves_holds_nobody_up() {
@@ -248,7 +241,6 @@ mod tests {
         let mut told = Vec::new();
         let waits = turnstile.enter(Lane::Usual, home, |queued| {
             told.push(queued.place);
-            hush(queued)
         });
         {
             tokio::pin!(gone);
@@ -278,9 +270,6 @@ mod tests {
         let began = Instant::now();
         let turned = turnstile.enter(Lane::Usual, from("192.0.2.1"), hush).await.err();
         assert_eq!((turned, began.elapsed()), (Some(Turned::TooSlow), QUEUE_WAIT));
-        let untold = async |_| Err("gone");
-        let turned = turnstile.enter(Lane::Usual, from("192.0.2.1"), untold).await.err();
-        assert_eq!(turned, Some(Turned::Untold("gone")));
         assert_eq!(turnstile.standing(Lane::Usual).waiting, 0);
     }
 
@@ -302,7 +291,7 @@ mod tests {
     }
 
     /// Drives all at once; counts those who found the queue full, and the served.
-    async fn futures_of<F: Future<Output = Result<Pass, Turned<Infallible>>>>(
+    async fn futures_of<F: Future<Output = Result<Pass, Turned>>>(
         calls: impl Iterator<Item = F>,
     ) -> (usize, usize) {
         let mut calls: Vec<_> = calls.map(Box::pin).map(Some).collect();
