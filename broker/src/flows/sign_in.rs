@@ -473,7 +473,7 @@ fn unasked(error: &DirectoryError) -> Unasked {
     warn!(error = error as &dyn std::error::Error, "Directory gave no answer");
     match error {
         DirectoryError::Ambiguous { .. } => Unasked::Ambiguous,
-        DirectoryError::TimedOut { .. } => Unasked::NotAnswered,
+        DirectoryError::TimedOut { .. } | DirectoryError::CutOff { .. } => Unasked::NotAnswered,
         DirectoryError::Unavailable { .. }
         | DirectoryError::Busy { .. }
         | DirectoryError::Untrusted { .. }

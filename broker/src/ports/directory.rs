@@ -64,7 +64,9 @@ pub trait Directory: Send + Sync {
     ///
     /// # Errors
     ///
-    /// An error says nothing about the password.
+    /// An error says nothing about the password. After [`DirectoryError::TimedOut`] and
+    /// [`DirectoryError::CutOff`] the directory may have counted the try, after the
+    /// others it has not.
     async fn verify(
         &self,
         found: &Found,
@@ -236,6 +238,15 @@ pub enum DirectoryError {
         /// How long it was given.
         waited: Duration,
     },
+    /// A password was sent to a server, which broke off before it answered.
+    #[error("directory of {realm} broke off while it tried a password")]
+    CutOff {
+        /// Whose directory.
+        realm: RealmName,
+        /// What happened to the connection.
+        #[source]
+        source: Cause,
+    },
     /// As many requests as allowed are under way, and as many wait.
     #[error("directory of {realm} has too many requests waiting")]
     Busy {
@@ -276,7 +287,10 @@ impl DirectoryError {
     /// Tells whether the same request may succeed later, with nobody's help.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Unavailable { .. } | Self::TimedOut { .. } | Self::Busy { .. } => true,
+            Self::Unavailable { .. }
+            | Self::TimedOut { .. }
+            | Self::CutOff { .. }
+            | Self::Busy { .. } => true,
             Self::Untrusted { .. } | Self::Misconfigured { .. } | Self::Ambiguous { .. } => false,
         }
     }

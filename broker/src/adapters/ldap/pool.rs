@@ -260,7 +260,7 @@ impl Line<'_> {
                 pool.servers[server].answered();
                 Ok((Self { pool, permits, server, connection, used }, result))
             }
-            Err(failure) => Err(pool.line_failed(server, used, failure)),
+            Err(failure) => Err(pool.bind_failed(server, used, failure)),
         }
     }
 
@@ -302,6 +302,21 @@ impl Pool {
                 failed(&self.realm, &self.servers[server].url, failure)
             }
             failure => self.server_failed(server, Trouble::Grave, failure),
+        }
+    }
+
+    /// A bind that has no answer may have been made, however its connection ended.
+    fn bind_failed(&self, server: usize, used: bool, failure: Failure) -> DirectoryError {
+        match self.line_failed(server, used, failure) {
+            DirectoryError::Unavailable { realm, source }
+            | DirectoryError::Untrusted { realm, source, .. } => {
+                DirectoryError::CutOff { realm, source }
+            }
+            error @ (DirectoryError::TimedOut { .. }
+            | DirectoryError::CutOff { .. }
+            | DirectoryError::Busy { .. }
+            | DirectoryError::Misconfigured { .. }
+            | DirectoryError::Ambiguous { .. }) => error,
         }
     }
 }

@@ -40,6 +40,7 @@ struct Fake {
     search: Duration,
     bind: Duration,
     down: bool,
+    hangs_up: bool,
     binds: AtomicUsize,
 }
 
@@ -80,6 +81,10 @@ impl Directory for Fake {
     ) -> Result<Verdict, DirectoryError> {
         self.binds.fetch_add(1, Ordering::Relaxed);
         sleep(self.bind).await;
+        if self.hangs_up {
+            let realm = self.realm.clone();
+            return Err(DirectoryError::CutOff { realm, source: "gone".into() });
+        }
         Ok(match password.expose() {
             "right" => Verdict::Correct(found.claimed().clone()),
             _ => Verdict::Wrong { reason: Reason::Password },
@@ -103,7 +108,8 @@ const fn ms(millis: u64) -> Duration {
 
 fn scene(search: Duration, bind: Duration, change: impl FnOnce(&mut Fake)) -> Scene {
     let realm = RealmName::new("honsho").unwrap();
-    let mut fake = Fake { realm, search, bind, down: false, binds: AtomicUsize::new(0) };
+    let mut fake =
+        Fake { realm, search, bind, down: false, hangs_up: false, binds: AtomicUsize::new(0) };
     change(&mut fake);
     let fake = Arc::new(fake);
     let directory: Arc<dyn Directory> = Arc::<Fake>::clone(&fake);
@@ -247,12 +253,15 @@ async fn a_directory_that_cannot_answer_refuses_nobody() {
 #[tokio::test(start_paused = true)]
 async fn a_bind_without_an_answer_is_in_doubt_and_never_refused() {
     let slow = scene(ms(1), ms(60_000), |_| {});
-    for _ in 0..2 * STRANGERS_TRIES {
-        let (code, _) = slow.tries("198.51.100.1", "user-1", "right").await;
-        assert_eq!(code, Some(Code::Unavailable));
+    let cut_off = scene(ms(1), ms(1), |fake| fake.hangs_up = true);
+    for scene in [slow, cut_off] {
+        for _ in 0..2 * STRANGERS_TRIES {
+            let (code, _) = scene.tries("198.51.100.1", "user-1", "right").await;
+            assert_eq!(code, Some(Code::Unavailable));
+        }
+        assert_eq!(scene.binds(), STRANGERS_TRIES, "no more may have reached the directory");
+        assert_eq!(scene.sign_in.fill().throttled, 0);
     }
-    assert_eq!(slow.binds(), STRANGERS_TRIES, "no more may have reached the directory");
-    assert_eq!(slow.sign_in.fill().throttled, 0);
 }
 
 #[tokio::test(start_paused = true)]
