@@ -206,7 +206,7 @@ mod tests {
             address: listener.local_addr().unwrap(),
             protocol: Protocol::Rdp,
             security: Some(security),
-            ready: false,
+            in_doubt: true,
         };
         let prober = DesktopProbe::new().unwrap();
         let desktop = async {

@@ -614,8 +614,8 @@ pub struct ProbeTarget {
     pub protocol: Protocol,
     /// How it is secured.
     pub security: Option<Security>,
-    /// Whether it is free and answered its last probe.
-    pub ready: bool,
+    /// Whether it is out of use until a full probe says more.
+    pub in_doubt: bool,
 }
 
 /// One line of who did what. Never holds a password, a key or a ticket.

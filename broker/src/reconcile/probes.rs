@@ -26,7 +26,7 @@ const PROBES_MAX: usize = 128;
 /// Most desktops that are listed at once to be looked at next.
 const LISTED_MAX: u32 = 256;
 
-/// Time between two full probes of a ready desktop.
+/// Time between two full probes of a desktop that is in use or ready for it.
 const FULL_PROBE_EVERY: Duration = Duration::from_mins(5);
 
 /// Where desktops to look at come from, and where it is written what was seen.
@@ -116,7 +116,7 @@ impl Round {
             let Some(target) = self.next.pop_front() else { return };
             let desktop = target.desktop;
             let recent = |at: &Instant| at.elapsed() < FULL_PROBE_EVERY;
-            let full = !target.ready || !self.answered.get(&desktop).is_some_and(recent);
+            let full = target.in_doubt || !self.answered.get(&desktop).is_some_and(recent);
             let (book, prober) = (Arc::clone(book), Arc::clone(prober));
             let probe = self.running.spawn(async move {
                 let found = if full {
@@ -172,6 +172,17 @@ mod tests {
     /// once.
     const ONE_DEAD_IN: u128 = 20;
 
+    fn target(n: u128) -> ProbeTarget {
+        ProbeTarget {
+            desktop: DesktopId(Uuid::from_u128(n)),
+            name: format!("keiri-{n:04}").parse().unwrap(),
+            address: "192.0.2.1:3389".parse().unwrap(),
+            protocol: Protocol::Rdp,
+            security: Some(Security::Tls),
+            in_doubt: true,
+        }
+    }
+
     /// A site and how far its desktops have been looked at.
     #[derive(Default)]
     struct Site {
@@ -205,15 +216,7 @@ mod tests {
     impl Book for Site {
         async fn due(&self, limit: u32) -> Vec<ProbeTarget> {
             let left = self.left.lock().unwrap();
-            let target = |n: &u128| ProbeTarget {
-                desktop: DesktopId(Uuid::from_u128(*n)),
-                name: format!("keiri-{n:04}").parse().unwrap(),
-                address: "192.0.2.1:3389".parse().unwrap(),
-                protocol: Protocol::Rdp,
-                security: Some(Security::Tls),
-                ready: false,
-            };
-            left.iter().take(limit as usize).map(target).collect()
+            left.iter().take(limit as usize).map(|n| target(*n)).collect()
         }
 
         async fn record(&self, target: &ProbeTarget, _found: Option<Probe>) {
@@ -265,5 +268,46 @@ mod tests {
             cancelled.cancel();
         };
         tokio::join!(looking, later);
+    }
+
+    /// A desktop that somebody holds, due every half minute.
+    #[derive(Default)]
+    struct Held {
+        looked: Mutex<Option<Instant>>,
+        /// What was looked for, each time: more than a connection, or not.
+        full: watch::Sender<Vec<bool>>,
+    }
+
+    #[async_trait]
+    impl Book for Held {
+        async fn due(&self, _limit: u32) -> Vec<ProbeTarget> {
+            let mut looked = self.looked.lock().unwrap();
+            if looked.is_some_and(|at| at.elapsed() < Duration::from_secs(30)) {
+                return vec![];
+            }
+            *looked = Some(Instant::now());
+            vec![ProbeTarget { in_doubt: false, ..target(1) }]
+        }
+
+        async fn record(&self, _target: &ProbeTarget, found: Option<Probe>) {
+            self.full.send_modify(|full| full.push(found.is_some()));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_held_desktop_is_only_connected_to_for_five_minutes() {
+        let held = Arc::new(Held::default());
+        let cancelled = CancellationToken::new();
+        let looking = keep_looking(held.clone(), Arc::new(Site::default()), cancelled.clone());
+        let watching = async {
+            let mut full = held.full.subscribe();
+            let looks = full.wait_for(|full| full.len() == 21).await.unwrap().clone();
+            cancelled.cancel();
+            looks
+        };
+        let ((), looks) = tokio::join!(looking, watching);
+        for (n, full) in looks.into_iter().enumerate() {
+            assert_eq!(full, n % 10 == 0, "after {} s", 30 * n);
+        }
     }
 }

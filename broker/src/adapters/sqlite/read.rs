@@ -176,11 +176,12 @@ pub(super) async fn to_probe(
     let pools: BTreeMap<PoolName, RawPool> =
         pools(readers).await?.into_iter().map(|pool| (pool.name().clone(), pool.into())).collect();
     let rows = sqlx::query(
-        "SELECT * FROM (SELECT id, pool, name, address, state = 'ready' AS ready, probed_at \
+        "SELECT * FROM (SELECT id, pool, name, address, TRUE AS in_doubt, probed_at \
            FROM desktops WHERE state IN ('starting', 'quarantined') \
              AND (state = 'starting' OR reason = 'unreachable') AND probed_at <= ?1 \
            ORDER BY probed_at LIMIT ?3) \
-         UNION SELECT * FROM (SELECT id, pool, name, address, state = 'ready', probed_at \
+         UNION SELECT * FROM (SELECT id, pool, name, address, \
+             state IN ('starting', 'quarantined'), probed_at \
            FROM desktops WHERE probed_at <= ?2 AND reason IS NOT 'used' \
            ORDER BY probed_at LIMIT ?3) \
          ORDER BY probed_at LIMIT ?3",
@@ -201,7 +202,7 @@ pub(super) async fn to_probe(
                 address: columns.parse("address")?,
                 protocol: pool.protocol,
                 security: pool.security,
-                ready: columns.get("ready")?,
+                in_doubt: columns.get("in_doubt")?,
             })
         })
         .collect()

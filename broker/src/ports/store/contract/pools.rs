@@ -126,17 +126,17 @@ pub(crate) async fn desktops_are_probed_by_need_and_age<B: Bench>() {
     let store = office.store();
     let due = async |now| -> Vec<_> {
         let targets = store.to_probe(now, 10).await.unwrap();
-        targets.into_iter().map(|target| (target.desktop, target.ready)).collect()
+        targets.into_iter().map(|target| (target.desktop, target.in_doubt)).collect()
     };
     assert_eq!(due(office.now).await.len(), 3, "those never probed");
     store.probed(records[0].id, Some(Probe::Answered(Some(PIN))), office.now).await.unwrap();
     store.probed(records[1].id, Some(Probe::Failed), office.now).await.unwrap();
-    assert_eq!(due(office.now).await, [(records[2].id, false)]);
+    assert_eq!(due(office.now).await, [(records[2].id, true)]);
     office.wait(PROBE_SOON);
-    assert_eq!(due(office.now).await, [(records[2].id, false), (records[1].id, false)]);
+    assert_eq!(due(office.now).await, [(records[2].id, true), (records[1].id, true)]);
     office.wait(PROBE_LATER.saturating_sub(PROBE_SOON));
     assert_eq!(due(office.now).await.len(), 3);
-    assert!(due(office.now).await.contains(&(records[0].id, true)));
+    assert!(due(office.now).await.contains(&(records[0].id, false)));
     store.probed(records[0].id, None, office.now).await.unwrap();
     assert_eq!(due(office.now).await.len(), 2, "a mere connection counts as a probe");
     assert_eq!(store.to_probe(office.now, 1).await.unwrap().len(), 1, "the limit holds");
@@ -150,7 +150,12 @@ pub(crate) async fn a_used_desktop_is_looked_at_no_more<B: Bench>() {
     office.probe_all(&name()).await;
     let login = office.work("sato").await;
     office.wait(PROBE_LATER);
-    assert_eq!(office.store().to_probe(office.now, 10).await.unwrap().len(), 1, "while it is held");
+    let held = office.store().to_probe(office.now, 10).await.unwrap();
+    assert_eq!(
+        held.iter().map(|target| target.in_doubt).collect::<Vec<_>>(),
+        [false],
+        "it is held"
+    );
     office.tell(login.sid, Event::LoggedOff).await.unwrap();
     office.tell(login.sid, Event::Closed).await.unwrap();
     let used = State::Quarantined { reason: Quarantine::Used, since: office.now };
