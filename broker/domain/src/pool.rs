@@ -266,6 +266,9 @@ fn check(raw: &RawPool) -> Vec<Fault> {
         if desktop.address.port() == 0 || desktop.address.ip().is_unspecified() {
             fault("address", "names no place to connect to");
         }
+        if !is_canonical(desktop.address) {
+            fault("address", "is to be written as a gateway dials it: IPv4 as such, no zone");
+        }
         if desktop.certificate_sha256.is_some() && raw.protocol == Protocol::Tcp {
             fault("certificate_sha256", "has no meaning for tcp");
         }
@@ -279,6 +282,18 @@ fn check(raw: &RawPool) -> Vec<Fault> {
         }
     }
     faults
+}
+
+/// Tells whether the address is the only one that leads to its machine's port: two
+/// rows must not be one desktop.
+fn is_canonical(address: SocketAddr) -> bool {
+    match address {
+        SocketAddr::V4(_) => true,
+        SocketAddr::V6(v6) => {
+            let zone_matters = v6.ip().is_unicast_link_local();
+            v6.ip().to_ipv4_mapped().is_none() && (v6.scope_id() == 0 || zone_matters)
+        }
+    }
 }
 
 fn millis(span: Duration) -> u64 {
@@ -380,7 +395,7 @@ mod tests {
     #[test]
     fn each_fault_is_found_alone() {
         let sato: UserId = "honsho/1".parse().unwrap();
-        let faults: [(&str, Spoil<'_>); 15] = [
+        let faults: [(&str, Spoil<'_>); 17] = [
             ("label", &|pool| pool.label.clear()),
             ("label", &|pool| pool.label = "a".repeat(LABEL_MAX + 1)),
             ("security", &|pool| pool.security = None),
@@ -396,6 +411,12 @@ mod tests {
             ("desktops[1].name", &|pool| pool.desktops[1].name = pool.desktops[0].name.clone()),
             ("desktops[1].address", &|pool| pool.desktops[1].address = pool.desktops[0].address),
             ("desktops[0].address", &|pool| pool.desktops[0].address.set_port(0)),
+            ("desktops[1].address", &|pool| {
+                pool.desktops[1].address = "[::ffff:192.0.2.1]:3389".parse().unwrap();
+            }),
+            ("desktops[1].address", &|pool| {
+                pool.desktops[1].address = "[2001:db8::1%2]:3389".parse().unwrap();
+            }),
             ("desktops[0].owner", &|pool| pool.desktops[0].owner = Some(sato.clone())),
             ("desktops[1].owner", &|pool| {
                 pool.kind = Kind::Dedicated;
