@@ -198,7 +198,7 @@ fn a_pool_that_is_shut_at_home_ends_there_and_is_the_same_back_in_the_office() -
 #[test]
 fn a_notebook_that_wakes_up_at_home_asks_for_the_password_where_it_is_too_old() -> Result<()> {
     let network = Network::builder().start()?;
-    let terms = json!({"by_class": [{"class": "telework", "password_age_ms": 0}]});
+    let terms = json!({"by_class": [{"class": "telework", "password_age_ms": 1}]});
     let office = network.server().inside(|| Office::open(&terms, networks))?;
     let site = &office.site;
     let mut sato = network.client().inside(|| site.login("sato", PASSWORD))?;

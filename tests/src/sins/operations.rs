@@ -232,6 +232,10 @@ fn rubbish() -> Vec<(&'static str, String)> {
             "a password that may be older than the world",
             own(r#""by_class":[{"class":"office","password_age_ms":18446744073709551615}]"#),
         ),
+        (
+            "a password that may have no age",
+            own(r#""by_class":[{"class":"office","password_age_ms":0}]"#),
+        ),
         ("a limit below nothing", own(r#""limits":{"idle_ms":-1}"#)),
         ("a limit of nothing", own(r#""limits":{"session_ms":0}"#)),
         ("a limit beyond all time", own(r#""limits":{"session_ms":18446744073709551615}"#)),

@@ -178,8 +178,13 @@ pub(super) fn check(raw: &RawPool, mut fault: impl FnMut(&str, &'static str)) {
             fault("class", "stands twice in the pool");
         }
         row.limits.check(|key, problem| fault(&format!("limits.{key}"), problem));
-        if row.password_age_ms.is_some_and(|ms| ms > millis(PASSWORD_AGE_MAX)) {
-            fault("password_age_ms", "is longer than 30 days");
+        match row.password_age_ms {
+            // No check of a password is as young as that.
+            Some(0) => fault("password_age_ms", "is zero"),
+            Some(ms) if ms > millis(PASSWORD_AGE_MAX) => {
+                fault("password_age_ms", "is longer than 30 days");
+            }
+            Some(_) | None => {}
         }
     }
 }

@@ -91,7 +91,7 @@ async fn a_file_of_a_newer_version_is_refused() {
     let Err(OpenError::Schema(_, SchemaError::Newer { found, known })) = open(&path).await else {
         panic!("it was opened");
     };
-    assert_eq!((found, known), (99, 4));
+    assert_eq!((found, known), (99, 5));
 }
 
 #[tokio::test]
@@ -167,6 +167,28 @@ async fn a_file_from_before_places_mattered_has_open_pools_and_passwords_as_old_
     office.wait(Duration::from_millis(1_001));
     let refused = office.come_back(&sato, 3).await;
     assert!(matches!(refused, Err(RedeemError::Refused(Code::LoginAgain))), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_file_where_a_password_had_to_be_of_no_age_still_lets_nobody_in() {
+    let mut office = Office::<Folder>::with_desktops(1).await;
+    let mut pool = crate::ports::store::contract::keiri(1);
+    let by_class = r#"[{"class": "branch", "allowed": false},
+                       {"class": "telework", "password_age_ms": 1000}]"#;
+    pool.by_class = serde_json::from_str(by_class).unwrap();
+    office.put(pool.clone()).await.unwrap();
+    let mut conn = office.bench.connect().await;
+    for statement in [
+        "UPDATE pools SET spec = json_set(spec, '$.by_class[1].password_age_ms', 0)",
+        "PRAGMA user_version = 4",
+    ] {
+        sqlx::query(statement).execute(&mut conn).await.unwrap();
+    }
+    conn.close().await.unwrap();
+    office.bench = office.bench.reopen().await;
+    pool.by_class[1].password_age_ms = Some(1);
+    let pools = office.store().pools().await.unwrap();
+    assert_eq!(pools[0].raw().by_class, pool.by_class);
 }
 
 #[tokio::test]
