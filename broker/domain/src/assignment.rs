@@ -187,7 +187,8 @@ impl Assignment {
     /// when no gateway keeps it connected any longer.
     ///
     /// An answer to a question from before the link was lost counts for nothing:
-    /// the person may have logged on after it.
+    /// the person may have logged on after it. Nor does one to a question that was
+    /// asked by a clock which has been set back since: nobody knows what it is older than.
     ///
     /// # Errors
     ///
@@ -198,6 +199,10 @@ impl Assignment {
         rules: Rules,
         now: Timestamp,
     ) -> Result<Vec<Effect>, Refused> {
+        self.put_within_reach(rules, now);
+        if observation.asked > now {
+            return Ok(vec![]);
+        }
         let mut effects = vec![];
         let logged_off = self.desktop.is_seen_logged_off(&observation.logged_on);
         for (sid, state) in self.sessions.clone() {
@@ -220,6 +225,7 @@ impl Assignment {
     ///
     /// Refuses only an assignment that breaks its invariant.
     pub fn due(&mut self, rules: Rules, now: Timestamp) -> Result<Vec<Effect>, Refused> {
+        self.put_within_reach(rules, now);
         let mut effects = vec![];
         for (sid, state) in self.sessions.clone() {
             if let session::State::Ending { cause } = state {
@@ -259,6 +265,14 @@ impl Assignment {
     /// Tells whether another session of the same desktop has a link, or is about to.
     pub fn is_carried_beside(&self, sid: SessionId) -> bool {
         self.sessions.iter().any(|(other, state)| *other != sid && state.is_carried())
+    }
+
+    /// A clock that was set back leaves times behind that would be waited for.
+    fn put_within_reach(&mut self, rules: Rules, now: Timestamp) {
+        for state in self.sessions.values_mut() {
+            *state = state.within_reach(rules, now);
+        }
+        self.desktop.put_within_reach(now);
     }
 
     fn end_others(

@@ -161,6 +161,16 @@ pub struct Refused {
     pub event: Event,
 }
 
+impl State {
+    /// Tells whether two states are the same but for when a recycling began.
+    pub fn is_as(self, other: Self) -> bool {
+        match (self, other) {
+            (Self::Recycling { .. }, Self::Recycling { .. }) => true,
+            (one, other) => one == other,
+        }
+    }
+}
+
 impl Desktop {
     /// Returns a desktop that was just listed, with the pin and the owner that
     /// the administrator gave it.
@@ -224,6 +234,19 @@ impl Desktop {
             | State::Assigned
             | State::Draining
             | State::Quarantined { .. } => false,
+        }
+    }
+
+    /// Puts the beginning of a recycling into reach of `now`. One that lies ahead was
+    /// set by a clock that has been set back since: no answer would come after it.
+    pub fn put_within_reach(&mut self, now: Timestamp) {
+        match &mut self.state {
+            State::Recycling { since } => *since = (*since).min(now),
+            State::Starting
+            | State::Ready { .. }
+            | State::Assigned
+            | State::Draining
+            | State::Quarantined { .. } => {}
         }
     }
 

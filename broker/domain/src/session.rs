@@ -180,6 +180,36 @@ impl State {
         self.deadline().is_some_and(|until| until <= now)
     }
 
+    /// Tells whether the session is over, or about to be, by its deadline alone.
+    pub fn has_lapsed(self, now: Timestamp) -> bool {
+        self.settled(now).is_some()
+    }
+
+    /// Returns the state with a deadline that may have been set by `now`. One that lies
+    /// further ahead was set by a clock that has been set back since.
+    #[must_use]
+    pub fn within_reach(self, rules: Rules, now: Timestamp) -> Self {
+        let at_most = |until: Timestamp, span| until.min(now.after(span));
+        match self {
+            Self::Requested { until } => Self::Requested { until: at_most(until, REQUESTED_LIMIT) },
+            Self::Starting { until } => Self::Starting { until: at_most(until, STARTING_LIMIT) },
+            Self::Returning { until } => Self::Returning { until: at_most(until, STARTING_LIMIT) },
+            Self::Detached { until } => Self::Detached { until: at_most(until, rules.grace) },
+            Self::Active | Self::Ending { .. } | Self::Ended { .. } => self,
+        }
+    }
+
+    /// Tells whether two states are the same but for their deadlines.
+    pub fn is_as(self, other: Self) -> bool {
+        match (self, other) {
+            (Self::Requested { .. }, Self::Requested { .. })
+            | (Self::Starting { .. }, Self::Starting { .. })
+            | (Self::Returning { .. }, Self::Returning { .. })
+            | (Self::Detached { .. }, Self::Detached { .. }) => true,
+            (one, other) => one == other,
+        }
+    }
+
     /// Tells whether the session still has a claim on its desktop.
     pub fn is_live(self) -> bool {
         !matches!(self, Self::Ended { .. })

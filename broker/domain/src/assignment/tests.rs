@@ -60,6 +60,29 @@ fn an_observed_log_off_frees_the_desktop_once_no_gateway_keeps_it_and_it_was_ask
 }
 
 #[test]
+fn a_clock_that_is_set_back_keeps_no_desktop_from_being_freed() {
+    let later = NOW.after(Duration::from_hours(1));
+    for (event, ends) in [(Event::LoggedOff, false), (Event::LinkLost, true)] {
+        let mut assignment = at_work();
+        assignment.session_event(FIRST, event, RULES, later).expect("it fits");
+        let tick = NOW.after(Duration::from_secs(1));
+        // Asked by the clock of before; and by that of now, before this was seen.
+        for asked in [later, NOW.before(Duration::from_secs(1))] {
+            assert_eq!(assignment.observed(nobody(asked), RULES, NOW), Ok(vec![]));
+        }
+        let freed = assignment.observed(nobody(tick), RULES, tick);
+        let close = Effect::CloseLinks { sid: FIRST, code: Code::LoggedOff };
+        assert_eq!(freed, Ok(vec![if ends { close } else { Effect::Freed }]), "{event:?}");
+    }
+    // Nor does it give anybody more time.
+    let mut assignment = at_work();
+    assignment.session_event(FIRST, Event::LinkLost, RULES, later).expect("it fits");
+    assignment.due(RULES, NOW).expect("it fits");
+    let until = NOW.after(GRACE);
+    assert_eq!(assignment.sessions[&FIRST], session::State::Detached { until });
+}
+
+#[test]
 fn whoever_comes_back_by_a_grant_keeps_the_desktop_though_it_does_not_answer() {
     let mut assignment = at_work();
     for event in [Event::DialFailed, Event::LinkLost, Event::Closed] {

@@ -189,12 +189,16 @@ impl Loaded {
         note: impl Fn(SessionId, &mut AuditRecord),
     ) -> Result<(), StoreError> {
         let mut told = false;
+        for (sid, state) in self.put_off() {
+            save_session(batch, sid, state, now);
+        }
         // Those that lose the desktop before the one that gets it, for the index.
         let sessions = &self.assignment.sessions;
         let (starting, others): (Vec<_>, Vec<_>) = sessions
             .iter()
             .filter(|(sid, state)| {
-                self.acted_on == Some(**sid) || self.before.get(sid) != Some(state)
+                self.acted_on == Some(**sid)
+                    || self.before.get(sid).is_none_or(|before| !before.is_as(**state))
             })
             .partition(|(_, state)| matches!(state, session::State::Starting { .. }));
         for (sid, state) in others.into_iter().chain(starting) {
@@ -218,6 +222,15 @@ impl Loaded {
         Ok(())
     }
 
+    /// Returns the sessions that stand where they stood, with another deadline.
+    fn put_off(&self) -> impl Iterator<Item = (SessionId, session::State)> {
+        let sessions = self.assignment.sessions.iter().map(|(sid, state)| (*sid, *state));
+        sessions.filter(|(sid, state)| {
+            let before = self.before.get(sid);
+            before.is_some_and(|before| before != state && before.is_as(*state))
+        })
+    }
+
     fn session_record(
         &self,
         sid: SessionId,
@@ -236,7 +249,7 @@ impl Loaded {
         let desktop = &self.assignment.desktop;
         if self.removed {
             row::note(&mut audit, "desktop_state", "removed");
-        } else if desktop.state != self.record.desktop.state {
+        } else if !desktop.state.is_as(self.record.desktop.state) {
             row::note(&mut audit, "desktop_state", row::desktop_state(desktop.state));
         }
         audit
@@ -246,7 +259,7 @@ impl Loaded {
     fn desktop_record(&self, now: Timestamp) -> Option<AuditRecord> {
         let (before, desktop) = (&self.record.desktop, &self.assignment.desktop);
         let learnt = desktop.pin.filter(|_| before.pin.is_none());
-        let action = if desktop.state == before.state {
+        let action = if desktop.state.is_as(before.state) {
             learnt.map(|_| action::PIN_LEARNT)?
         } else {
             match desktop.state {

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use sqlx::SqliteConnection;
 use sqlx::sqlite::SqliteRow;
 use tegata_domain::assignment::Refused;
+use tegata_domain::pool::GRACE_MAX;
 use tegata_domain::session;
 use tegata_domain::time::Timestamp;
 use tegata_proto::id::{DesktopId, LinkNumber, SessionId};
@@ -230,6 +231,8 @@ impl Command for Due {
         let rows = sqlx::query(
             "SELECT * FROM (SELECT desktop FROM sessions WHERE deadline <= ?1 \
                ORDER BY deadline LIMIT ?2) \
+             UNION SELECT * FROM (SELECT desktop FROM sessions WHERE deadline > ?3 \
+               ORDER BY deadline DESC LIMIT ?2) \
              UNION SELECT * FROM (SELECT desktop FROM sessions WHERE ends_at <= ?1 \
                AND state <> 'ended' AND state <> 'ending' ORDER BY ends_at LIMIT ?2) \
              UNION SELECT * FROM (SELECT desktop FROM sessions WHERE state <> 'ended' \
@@ -239,6 +242,8 @@ impl Command for Due {
         )
         .bind(row::millis(self.now))
         .bind(self.limit)
+        // No deadline is set so far ahead but by a clock that has been set back since.
+        .bind(row::millis(self.now.after(GRACE_MAX)))
         .fetch_all(&mut *tx)
         .await?;
         sqlx::query(

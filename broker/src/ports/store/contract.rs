@@ -79,6 +79,7 @@ macro_rules! contract_tests {
                 the_end_of_an_older_link_changes_nothing
                 a_deadline_that_passed_is_settled_even_by_a_refused_event
                 links_closed_on_somebodys_word_are_a_record_each
+                a_clock_that_is_set_back_keeps_no_desktop
                 a_desktop_that_cannot_be_dialled_is_quarantined
                 an_answer_from_before_the_link_was_lost_frees_nothing
                 a_log_off_seen_on_the_desktop_ends_a_detached_session

@@ -76,6 +76,28 @@ pub(crate) async fn a_deadline_that_passed_is_settled_even_by_a_refused_event<B:
     assert_eq!(office.state(login.sid).await, State::Ended { cause: Cause::NeverAttached });
 }
 
+pub(crate) async fn a_clock_that_is_set_back_keeps_no_desktop<B: Bench>() {
+    let ahead = [(Event::LoggedOff, Duration::from_hours(1)), (Event::LinkLost, 365 * 24 * GRACE)];
+    for (event, ahead) in ahead {
+        let mut office = Office::<B>::with_desktops(1).await;
+        let login = office.work("sato").await;
+        let right = office.now;
+        office.wait(ahead);
+        office.tell(login.sid, event).await.unwrap();
+        let (_, seq) = office.actions(0).await;
+        office.now = right;
+        office.store().due(office.now, 10).await.unwrap();
+        assert_eq!(office.actions(seq).await.0, [""; 0], "nothing has changed");
+        if event == Event::LinkLost {
+            let until = office.now.after(GRACE);
+            assert_eq!(office.state(login.sid).await, State::Detached { until });
+        } else {
+            office.wait(Duration::from_secs(1));
+            assert_eq!(office.observe(&[], office.now).await, [freed()]);
+        }
+    }
+}
+
 pub(crate) async fn links_closed_on_somebodys_word_are_a_record_each<B: Bench>() {
     let mut office = Office::<B>::with_desktops(1).await;
     let login = office.work("sato").await;
