@@ -65,6 +65,9 @@ impl Command for PutPool {
             .bind(spec);
         row::save_audit(&mut batch, &self.record(before.is_some(), &plan))?;
         batch.run(tx).await?;
+        if let Some(before) = &before {
+            self.change_grace(before, tx).await?;
+        }
         self.carry_out(&plan, tx).await?;
         Ok(Ok(if before.is_some() { PoolChange::Updated } else { PoolChange::Created }))
     }
@@ -79,6 +82,28 @@ impl PutPool {
             .await?
             .map(|row| row::pool(&row))
             .transpose()
+    }
+
+    /// Whoever is without a link keeps their desktop for as long as those who lose
+    /// theirs from now on.
+    async fn change_grace(
+        &self,
+        before: &Pool,
+        tx: &mut SqliteConnection,
+    ) -> Result<(), StoreError> {
+        let (old, new) = (before.raw().grace_ms, self.pool.raw().grace_ms);
+        if old != new {
+            sqlx::query(
+                "UPDATE sessions SET deadline = max(deadline - ? + ?, 0) \
+                 WHERE deadline IS NOT NULL AND state = 'detached' AND pool = ?",
+            )
+            .bind(old.cast_signed())
+            .bind(new.cast_signed())
+            .bind(self.pool.name().to_string())
+            .execute(tx)
+            .await?;
+        }
+        Ok(())
     }
 
     /// Finds out what has to change, and whether it may.

@@ -96,6 +96,7 @@ macro_rules! contract_tests {
                 names_and_addresses_belong_to_one_pool
                 free_desktops_may_swap_addresses
                 an_owners_desktop_is_theirs_from_the_start
+                another_grace_is_also_theirs_who_are_without_a_link
                 desktops_are_probed_by_need_and_age
                 a_used_desktop_is_looked_at_no_more;
             keeping: everything_acknowledged_is_there_after_a_crash

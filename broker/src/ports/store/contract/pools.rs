@@ -1,8 +1,10 @@
 //! What an administrator may change.
 
+use std::time::Duration;
+
 use tegata_domain::desktop::{Probe, Quarantine, State};
 use tegata_domain::pool::{Kind, Reuse};
-use tegata_domain::session::Event;
+use tegata_domain::session::{self, Cause, Event};
 use tegata_proto::encoding::Sha256;
 use tegata_proto::id::PoolName;
 
@@ -117,6 +119,25 @@ pub(crate) async fn an_owners_desktop_is_theirs_from_the_start<B: Bench>() {
     let mut second = dedicated("sato");
     second.desktops[1].owner = Some(user("ito"));
     assert!(matches!(office.put(second).await, Err(PutPoolError::InUse(_))), "tanaka has it");
+}
+
+pub(crate) async fn another_grace_is_also_theirs_who_are_without_a_link<B: Bench>() {
+    let mut office = Office::<B>::with_desktops(1).await;
+    let login = office.work("sato").await;
+    office.tell(login.sid, Event::LinkLost).await.unwrap();
+    let lost = office.now;
+    let hours = |n| Duration::from_hours(n);
+    office.wait(hours(2));
+    for grace in [hours(12), hours(3), hours(1)] {
+        let mut pool = keiri(1);
+        pool.grace_ms = u64::try_from(grace.as_millis()).unwrap();
+        office.put(pool).await.unwrap();
+        let until = lost.after(grace);
+        assert_eq!(office.state(login.sid).await, session::State::Detached { until });
+    }
+    office.store().due(office.now, 10).await.unwrap();
+    let cause = Cause::GraceExpired;
+    assert_eq!(office.state(login.sid).await, session::State::Ending { cause });
 }
 
 pub(crate) async fn desktops_are_probed_by_need_and_age<B: Bench>() {
