@@ -347,11 +347,12 @@ impl State {
                 | Event::DesktopClosed
                 | Event::LoggedOff
                 | Event::DialFailed
-                | Event::EndWanted(_)
                 | Event::Disconnected,
             ) => (self, vec![]),
-            // An attach that was under way when the session was ended.
-            (Self::Ending { cause } | Self::Ended { cause }, Event::Attached) => {
+            // Whoever asks for the end hears of it when the gateway has confirmed; and
+            // an attach may have been under way when the session was ended.
+            (Self::Ending { cause }, Event::EndWanted(_) | Event::Attached)
+            | (Self::Ended { cause }, Event::Attached) => {
                 (self, vec![Effect::CloseLinks(cause.code())])
             }
             (

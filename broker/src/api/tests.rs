@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::{Extension, Path, Query};
 use axum::http::StatusCode;
-use tegata_domain::session::State as SessionState;
+use tegata_domain::session::{Cause, Event as SessionEvent, State as SessionState};
 use tegata_edge::network::NetworkClasses;
 use tegata_gateway::dial::TargetPolicy;
 use tokio::time::{sleep, timeout};
@@ -102,6 +102,22 @@ async fn sessions_are_ended_one_by_one_or_all_of_a_person() {
     let (_, said) = all(whose(None, true)).await;
     assert_eq!(said["items"][0]["session_id"], tanaka.sid.to_string());
     assert!(matches!(office.state(tanaka.sid).await, SessionState::Ended { .. }));
+}
+
+#[tokio::test]
+async fn whoever_ends_a_session_that_is_ending_hears_of_it_when_it_is_over() {
+    let mut office = Office::<Folder>::with_desktops(1).await;
+    let sato = office.work("sato").await;
+    // Its gateway was told, and has not said a word.
+    let end = SessionEvent::EndWanted(Cause::Administrator);
+    office.tell(sato.sid, end).await.unwrap();
+    let (_, seq) = office.actions(0).await;
+    let body = Ok(Json(sessions::These { session_ids: vec![sato.sid] }));
+    let (_, said) = answer(sessions::terminate(State(api(&office)), actor(), body)).await;
+    assert_eq!(said["items"][0]["result"], "terminated");
+    assert!(matches!(office.state(sato.sid).await, SessionState::Ended { .. }));
+    let asked = ("session.terminating".to_owned(), actor().0);
+    assert_eq!(office.deeds(seq).await[0], asked);
 }
 
 #[tokio::test]

@@ -115,9 +115,10 @@ impl Loaded {
         self.acted_on = Some(sid);
     }
 
-    /// Leaves everything as it was found.
-    pub(super) fn undo(&mut self) {
-        self.assignment = joined(&self.record, &self.before, &self.facts);
+    /// Takes what was written meanwhile for what was found.
+    pub(super) fn saved(&mut self) {
+        self.record.desktop = self.assignment.desktop.clone();
+        self.before = self.assignment.sessions.clone();
         self.removed = false;
     }
 

@@ -69,34 +69,42 @@ impl Command for SessionEvent {
         let Some(mut loaded) = loaded else { return self.after_removal(state, facts.link) };
         let rules = loaded.pool.rules();
         let mut batch = Batch::new();
-        let (answer, name) =
-            match loaded.assignment.session_event(self.sid, self.event, rules, self.now) {
-                Ok(effects) => {
-                    self.save_link(&facts, &mut batch);
-                    (Ok(loaded.followups(effects)), event_name(self.event))
-                }
-                Err(Refused::Session(refused)) => {
-                    // The deadline that has passed has passed all the same.
-                    loaded.undo();
-                    let tick = session::Event::Tick;
-                    let effects = loaded
-                        .assignment
-                        .session_event(self.sid, tick, rules, self.now)
-                        .map_err(corrupt)?;
-                    loaded.followups(effects);
-                    (Err(EventError::Refused(refused)), event_name(tick))
-                }
-                Err(refused @ (Refused::NotHere(_) | Refused::Desktop(_))) => {
-                    return Err(corrupt(refused));
-                }
-            };
-        loaded.save(&mut batch, &self.actor, name, self.now, |_, _| {})?;
-        if answer.as_ref().is_ok_and(|followups| self.only_acts(followups)) {
-            let mut audit = row::record(action::SESSION_DISCONNECTING, &self.actor, self.now);
-            audit.sid = Some(self.sid);
-            audit.desktop = Some(loaded.record.id);
-            row::save_audit(&mut batch, &audit)?;
+        // What lapsed by itself is nobody's deed, whoever comes first after it.
+        let mut followups = vec![];
+        if state.has_lapsed(self.now) {
+            let tick = session::Event::Tick;
+            let effects = loaded.assignment.session_event(self.sid, tick, rules, self.now);
+            followups = loaded.followups(effects.map_err(corrupt)?);
+            let name = event_name(tick);
+            loaded.save(&mut batch, &Actor::Broker, name, self.now, |_, _| {})?;
+            loaded.saved();
         }
+        let before = loaded.assignment.sessions.get(&self.sid).copied();
+        let answer = match loaded.assignment.session_event(self.sid, self.event, rules, self.now) {
+            Ok(effects) => {
+                self.save_link(&facts, &mut batch);
+                let own = loaded.followups(effects);
+                let name = event_name(self.event);
+                loaded.save(&mut batch, &self.actor, name, self.now, |_, _| {})?;
+                let stays = loaded.assignment.sessions.get(&self.sid).copied() == before;
+                if let Some(asked) = self.asked().filter(|_| stays && !own.is_empty()) {
+                    let mut audit = row::record(asked, &self.actor, self.now);
+                    audit.sid = Some(self.sid);
+                    audit.desktop = Some(loaded.record.id);
+                    row::save_audit(&mut batch, &audit)?;
+                }
+                for more in own {
+                    if !followups.contains(&more) {
+                        followups.push(more);
+                    }
+                }
+                Ok(followups)
+            }
+            Err(Refused::Session(refused)) => Err(EventError::Refused(refused)),
+            Err(refused @ (Refused::NotHere(_) | Refused::Desktop(_))) => {
+                return Err(corrupt(refused));
+            }
+        };
         batch.run(tx).await?;
         Ok(answer)
     }
@@ -117,10 +125,22 @@ impl SessionEvent {
         Ok(Ok(if self.event == session::Event::Attached { vec![close] } else { vec![] }))
     }
 
-    /// Tells whether links will be closed, and no state changes that would be
-    /// recorded.
-    fn only_acts(&self, followups: &[Followup]) -> bool {
-        self.event == session::Event::Disconnected && !followups.is_empty()
+    /// Names what somebody asks for that may have links closed without a change of
+    /// state, which would be recorded.
+    fn asked(&self) -> Option<&'static str> {
+        match self.event {
+            session::Event::Disconnected => Some(action::SESSION_DISCONNECTING),
+            session::Event::EndWanted(_) => Some(action::SESSION_TERMINATING),
+            session::Event::Redeemed
+            | session::Event::Returned
+            | session::Event::Attached
+            | session::Event::DialFailed
+            | session::Event::LinkLost
+            | session::Event::DesktopClosed
+            | session::Event::LoggedOff
+            | session::Event::Closed
+            | session::Event::Tick => None,
+        }
     }
 
     fn save_link(&self, facts: &Facts, batch: &mut Batch) {

@@ -38,6 +38,8 @@ pub const SESSION_DETACHED: &str = "session.detached";
 /// Somebody has the links of a session closed, and what its gateway keeps for the
 /// next one; the desktop stays the person's.
 pub const SESSION_DISCONNECTING: &str = "session.disconnecting";
+/// Somebody has a session ended that is ending already: its links are closed again.
+pub const SESSION_TERMINATING: &str = "session.terminating";
 /// A session is to end: `cause`.
 pub const SESSION_ENDING: &str = "session.ending";
 /// A session is over: `cause`, and `desktop_state` where it changed.

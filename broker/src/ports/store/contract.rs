@@ -78,6 +78,7 @@ macro_rules! contract_tests {
             sessions: a_day_leaves_one_record_for_each_change
                 the_end_of_an_older_link_changes_nothing
                 a_deadline_that_passed_is_settled_even_by_a_refused_event
+                what_lapsed_by_itself_is_nobodys_deed
                 links_closed_on_somebodys_word_are_a_record_each
                 a_clock_that_is_set_back_keeps_no_desktop
                 a_desktop_that_cannot_be_dialled_is_quarantined
@@ -292,6 +293,17 @@ impl<B: Bench> Office<B> {
         self.store().session_event(event).await
     }
 
+    /// An administrator has something done to a session.
+    pub(crate) async fn order(
+        &self,
+        sid: SessionId,
+        event: session::Event,
+    ) -> Result<Vec<Followup>, EventError> {
+        let (link, carried, actor) = (None, None, Actor::ApiKey("first".into()));
+        let event = SessionEvent { sid, event, link, carried, actor, now: self.now };
+        self.store().session_event(event).await
+    }
+
     /// Logs in, redeems and attaches.
     pub(crate) async fn work(&mut self, name: &str) -> Login {
         let login = self.login(name).await.unwrap();
@@ -316,6 +328,12 @@ impl<B: Bench> Office<B> {
         let records = self.store().audit_after(after, 10_000).await.unwrap();
         let last = records.last().map_or(after, |(seq, _)| *seq);
         (records.into_iter().map(|(_, record)| record.action).collect(), last)
+    }
+
+    /// Who did what after a number.
+    pub(crate) async fn deeds(&self, after: i64) -> Vec<(String, Actor)> {
+        let records = self.store().audit_after(after, 10_000).await.unwrap();
+        records.into_iter().map(|(_, record)| (record.action, record.actor)).collect()
     }
 
     pub(crate) async fn is_ready(&self) -> bool {

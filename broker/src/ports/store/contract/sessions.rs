@@ -9,7 +9,9 @@ use tegata_proto::id::{Epoch, LinkNumber};
 use uuid::Uuid;
 
 use super::{BOOT, Bench, GRACE, Office};
-use crate::ports::store::{AssignError, EventError, Followup, LogOff, OccupancyTarget, action};
+use crate::ports::store::{
+    Actor, AssignError, EventError, Followup, LogOff, OccupancyTarget, action,
+};
 
 const MINUTE: Duration = Duration::from_mins(1);
 
@@ -74,6 +76,33 @@ pub(crate) async fn a_deadline_that_passed_is_settled_even_by_a_refused_event<B:
     let refused = office.tell(login.sid, Event::Disconnected).await;
     assert!(matches!(refused, Err(EventError::Refused(_))));
     assert_eq!(office.state(login.sid).await, State::Ended { cause: Cause::NeverAttached });
+}
+
+pub(crate) async fn what_lapsed_by_itself_is_nobodys_deed<B: Bench>() {
+    let deed = |action: &str, actor| (action.to_owned(), actor);
+    let first = Actor::ApiKey("first".into());
+    let mut office = Office::<B>::with_desktops(1).await;
+    let login = office.login("sato").await.unwrap();
+    let (_, seq) = office.actions(0).await;
+    office.wait(REQUESTED_LIMIT);
+    let refused = office.order(login.sid, Event::Disconnected).await;
+    assert!(matches!(refused, Err(EventError::Refused(_))));
+    assert_eq!(office.deeds(seq).await, [deed(action::SESSION_ENDED, Actor::Broker)]);
+
+    let login = office.work("sato").await;
+    office.tell(login.sid, Event::LinkLost).await.unwrap();
+    let (_, seq) = office.actions(0).await;
+    office.wait(GRACE);
+    let close = |code| Followup::CloseLinks { sid: login.sid, link: LinkNumber::FIRST, code };
+    let done = office.order(login.sid, Event::Disconnected).await.unwrap();
+    assert_eq!(done, [close(Code::SessionEnded)]);
+    assert_eq!(office.deeds(seq).await, [deed(action::SESSION_ENDING, Actor::Broker)]);
+
+    // Who has it ended now does so again, and hears of it when it is confirmed.
+    let (_, seq) = office.actions(0).await;
+    let end = Event::EndWanted(Cause::Administrator);
+    assert_eq!(office.order(login.sid, end).await.unwrap(), [close(Code::SessionEnded)]);
+    assert_eq!(office.deeds(seq).await, [deed(action::SESSION_TERMINATING, first)]);
 }
 
 pub(crate) async fn a_clock_that_is_set_back_keeps_no_desktop<B: Bench>() {
