@@ -362,7 +362,7 @@ fn what_a_lost_notebook_has_opens_nothing_any_more() -> Result<()> {
             Ok::<_, anyhow::Error>((code(by_grant), code(by_ticket)))
         })
     };
-    let dead = (Some(Code::SessionEnded), Some(Code::TicketUsed));
+    let dead = (Some(Code::EndedByAdministrator), Some(Code::TicketUsed));
     assert_eq!(shows(to, 2)?, dead);
     // Nor does anything forget it: the grant could have lived for hours.
     office.site.kill()?;
@@ -461,6 +461,24 @@ fn a_lid_that_was_closed_for_ten_minutes_keeps_nothing_connected_and_opens_anew(
     .with_context(|| sato.log())?;
     let desktops = office.site.api()?.desktops("keiri")?;
     assert_eq!(desktops[0]["epoch"], 1, "it was never anybody else's: {desktops:?}");
+    Ok(())
+}
+
+#[test]
+fn a_lid_that_was_closed_in_the_office_opens_to_the_news_that_home_took_over() -> Result<()> {
+    let office = Office::open(&json!({}), |site| site)?;
+    let mut first = office.site.login("sato", PASSWORD)?;
+    let mut desktop = first.desktop()?;
+    echo(&mut desktop, "in the office")?;
+    let asleep = Asleep::lid_closes(&first)?;
+    patiently("the gateway to notice", || Ok(office.state()? == "detached"))?;
+    let at_home = office.site.login("sato", PASSWORD)?;
+    let mut there = at_home.desktop()?;
+    echo(&mut there, "at home")?;
+    drop(asleep);
+    assert_eq!(first.exit()?, 52, "{}", first.log());
+    assert_eq!(last(&first)["code"], "taken_over", "{}", first.log());
+    assert!(at_home.is_running());
     Ok(())
 }
 

@@ -344,8 +344,8 @@ async fn what_was_kept_for_whoever_is_ended_goes_at_once_and_their_grant_with_it
     assert_eq!(operations::value(&metrics, "tegata_gateway_held"), 0);
     let received = [(Channel::Rdp, 4)].into();
     let resume = Resume { incarnation: first.incarnation, received };
-    for (link, resume, code) in [(2, Some(resume), Code::ResumeLost), (3, None, Code::SessionEnded)]
-    {
+    let ended = Code::EndedByAdministrator;
+    for (link, resume, code) in [(2, Some(resume), Code::ResumeLost), (3, None, ended)] {
         let (back, _) = come_back(to, &keys, &answer.grant, link, resume).await?;
         assert_eq!(refused(&back), Some(code), "link {link}");
     }

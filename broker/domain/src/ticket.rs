@@ -13,7 +13,7 @@ use tegata_proto::code::Code;
 use tegata_proto::id::{LinkNumber, UserId};
 
 use crate::desktop::{self, Desktop};
-use crate::session;
+use crate::session::{self, Cause};
 use crate::time::Timestamp;
 
 /// Longest life of a resume grant; the pool's grace is the other bound.
@@ -50,8 +50,8 @@ pub fn judge(
         | session::State::Active
         | session::State::Returning { .. }
         | session::State::Detached { .. } => return Err(Code::TicketUsed),
-        session::State::Ending { .. } | session::State::Ended { .. } => {
-            return Err(Code::SessionEnded);
+        session::State::Ending { cause } | session::State::Ended { cause } => {
+            return Err(ended_by(cause));
         }
     }
     judge_fences(claims, link, session, desktop)
@@ -78,15 +78,28 @@ pub fn judge_grant(
         session::State::Requested { .. } if !overdue => return Err(Code::ResumeLost),
         session::State::Requested { .. }
         | session::State::Starting { .. }
-        | session::State::Detached { .. }
-        | session::State::Ending { .. }
-        | session::State::Ended { .. } => return Err(Code::SessionEnded),
+        | session::State::Detached { .. } => return Err(Code::SessionEnded),
+        session::State::Ending { cause } | session::State::Ended { cause } => {
+            return Err(ended_by(cause));
+        }
     }
     // Whoever redeemed a ticket of this assignment last has the desktop's links.
     if desktop.session != Some(claims.sid) {
         return Err(Code::SessionEnded);
     }
     judge_fences(claims, link, session, desktop)
+}
+
+/// What whoever was away when their session ended is told: who or what ended it, if
+/// that was neither they themselves nor time without them.
+fn ended_by(cause: Cause) -> Code {
+    match cause {
+        Cause::TakenOver | Cause::Administrator | Cause::TimeLimit => cause.code(),
+        Cause::LoggedOff
+        | Cause::NeverAttached
+        | Cause::DesktopUnreachable
+        | Cause::GraceExpired => Code::SessionEnded,
+    }
 }
 
 /// Judges when a token lives, for how long, and for whom.

@@ -129,7 +129,7 @@ fn only_a_session_that_waits_for_its_ticket_takes_one() {
         (session::State::Active, Code::TicketUsed),
         (session::State::Returning { until }, Code::TicketUsed),
         (session::State::Detached { until }, Code::TicketUsed),
-        (session::State::Ending { cause: Cause::TakenOver }, Code::SessionEnded),
+        (session::State::Ending { cause: Cause::TakenOver }, Code::TakenOver),
         (session::State::Ended { cause: Cause::NeverAttached }, Code::SessionEnded),
     ] {
         assert_eq!(in_state(state), Err(code), "{state:?}");
@@ -248,10 +248,31 @@ fn a_grant_opens_nothing_before_its_ticket_and_nothing_after_the_end() {
         (session::State::Returning { until: now }, Ok(())),
         (session::State::Detached { until: later }, Ok(())),
         (session::State::Detached { until: now }, Err(Code::SessionEnded)),
-        (session::State::Ending { cause: Cause::TakenOver }, Err(Code::SessionEnded)),
-        (session::State::Ended { cause: Cause::Administrator }, Err(Code::SessionEnded)),
     ] {
         assert_eq!(grant_verdict(|c| c.state = state), judged, "{state:?}");
+    }
+}
+
+#[test]
+fn whoever_was_away_when_their_session_ended_is_told_who_ended_it() {
+    for (cause, code) in [
+        (Cause::LoggedOff, Code::SessionEnded),
+        (Cause::NeverAttached, Code::SessionEnded),
+        (Cause::DesktopUnreachable, Code::SessionEnded),
+        (Cause::GraceExpired, Code::SessionEnded),
+        (Cause::TakenOver, Code::TakenOver),
+        (Cause::Administrator, Code::EndedByAdministrator),
+        (Cause::TimeLimit, Code::TimeLimit),
+    ] {
+        for state in [session::State::Ending { cause }, session::State::Ended { cause }] {
+            assert_eq!(grant_verdict(|c| c.state = state), Err(code), "{state:?}");
+            assert_eq!(verdict(|c| c.state = state), Err(code), "{state:?}");
+            let other = grant_verdict(|c| {
+                c.state = state;
+                c.claims.sub = user("honsho/tanaka");
+            });
+            assert_eq!(other, Err(Code::TicketInvalid), "only to themselves");
+        }
     }
 }
 

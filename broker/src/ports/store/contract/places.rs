@@ -184,7 +184,7 @@ pub(crate) async fn a_session_ends_when_its_time_is_over_and_not_before<B: Bench
     assert_eq!(office.store().due(office.now, 10).await.unwrap(), [close], "nobody confirmed");
     office.tell(sato.sid, Event::Closed).await.unwrap();
     assert_eq!(office.state(sato.sid).await, State::Ended { cause: Cause::TimeLimit });
-    assert_eq!(refused(office.come_back(&sato, 2).await), Code::SessionEnded);
+    assert_eq!(refused(office.come_back(&sato, 2).await), Code::TimeLimit);
     assert!(GRACE > HOUR * 3, "it was no other deadline");
 }
 

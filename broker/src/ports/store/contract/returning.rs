@@ -107,9 +107,10 @@ pub(crate) async fn a_grant_opens_nothing_before_its_ticket_and_nothing_after_th
     assert_eq!(code(office.store().redeem(expired).await), Code::TicketExpired);
 
     office.tell(login.sid, Event::EndWanted(Cause::Administrator)).await.unwrap();
-    assert_eq!(code(office.come_back(&login, 2).await), Code::SessionEnded, "it ends");
+    let ended = Code::EndedByAdministrator;
+    assert_eq!(code(office.come_back(&login, 2).await), ended, "it ends");
     office.tell(login.sid, Event::Closed).await.unwrap();
-    assert_eq!(code(office.come_back(&login, 2).await), Code::SessionEnded, "it is over");
+    assert_eq!(code(office.come_back(&login, 2).await), ended, "it is over");
 }
 
 pub(crate) async fn a_link_goes_on_with_what_its_gateway_has_kept<B: Bench>() {
@@ -233,7 +234,7 @@ pub(crate) async fn a_new_login_takes_over_from_whoever_came_back<B: Bench>() {
     let taken = office.redeem(&second).await.unwrap();
     let (link, why) = (LinkNumber(2), Code::TakenOver);
     assert_eq!(taken.followups, [Followup::CloseLinks { sid: first.sid, link, code: why }]);
-    assert_eq!(code(office.come_back(&first, 3).await), Code::SessionEnded);
+    assert_eq!(code(office.come_back(&first, 3).await), why);
     office.come_back(&second, 2).await.expect("the second has the desktop now");
 }
 
