@@ -34,17 +34,14 @@ use remarks::Remark;
 /// How far this machine's clock may be off before it is worth a word.
 const CLOCK_OFF: Duration = Duration::from_mins(1);
 
-/// How long the way is measured for the size of its packets.
-const MEASURED: Duration = Duration::from_secs(2);
+/// How long the way is given to show whether it carries packets of [`NARROW`] bytes.
+const MEASURED: Duration = Duration::from_secs(3);
 
 /// How often it is looked at meanwhile.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// The smallest packet that every IPv6 network carries (RFC 8200 §5), in bytes.
 const NARROW: u16 = 1280;
-
-/// The largest that is looked for: no network of ours has more, in bytes.
-const WIDE: u16 = 1452;
 
 /// What IP and UDP add to a datagram, in bytes.
 const HEADERS_IPV4: u16 = 28;
@@ -225,21 +222,30 @@ fn clock(welcome: &Welcome, asked: SystemTime, answered: SystemTime) -> Finding 
     }
 }
 
-/// Measures how large a packet the way by QUIC carries.
+/// Says whether the way by QUIC carries packets of [`NARROW`] bytes; nothing where that is
+/// not known in time.
 async fn width(reached: &Reached, report: &mut impl Report) {
     let Some((address, connection, _)) = reached.best(Transport::Quic) else { return };
-    let until = Instant::now() + MEASURED;
-    let mut datagram = connection.datagram_size().unwrap_or_default();
-    while datagram < WIDE && Instant::now() < until {
-        sleep(LOOK).await;
-        datagram = connection.datagram_size().unwrap_or_default();
-    }
-    let packet = datagram + if address.is_ipv6() { HEADERS_IPV6 } else { HEADERS_IPV4 };
-    report.add(if packet < NARROW {
-        Finding::warning(Check::Mtu, Code::Unreachable, Remark::PathNarrow, packet.to_string())
+    let carries = async {
+        loop {
+            if let Some(carries) = connection.carries(narrow(address)) {
+                return carries;
+            }
+            sleep(LOOK).await;
+        }
+    };
+    let Ok(carries) = timeout(MEASURED, carries).await else { return };
+    let packet = NARROW.to_string();
+    report.add(if carries {
+        Finding::ok(Check::Mtu, Remark::PathWide, packet)
     } else {
-        Finding::ok(Check::Mtu, Remark::PathWide, packet.to_string())
+        Finding::warning(Check::Mtu, Code::Unreachable, Remark::PathNarrow, packet)
     });
+}
+
+/// Returns the size of a datagram that fills a packet of [`NARROW`] bytes on its way there.
+fn narrow(address: SocketAddr) -> u16 {
+    NARROW - if address.is_ipv6() { HEADERS_IPV6 } else { HEADERS_IPV4 }
 }
 
 /// Reads the authority of a file, or says what is wrong with it.

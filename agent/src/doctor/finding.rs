@@ -31,7 +31,7 @@ pub enum Check {
     Broker,
     /// This machine's clock.
     Clock,
-    /// The largest packet that gets through.
+    /// Whether packets get through that every network should carry.
     Mtu,
     /// The viewer.
     Freerdp,

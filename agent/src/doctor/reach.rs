@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::narrow;
 use crate::agent::Agent;
 use crate::link::{Candidate, Connection, LinkError, Transport, interleave};
 use crate::trust::Expected;
@@ -25,7 +26,7 @@ pub(super) async fn reach(agent: &Agent, addresses: &[SocketAddr]) -> Reached {
     for address in interleave(addresses.iter().copied()) {
         for transport in [Transport::Quic, Transport::Tcp] {
             let candidate = Candidate { address, expected: Expected::Broker };
-            let dialled = agent.dialler.dial(transport, candidate);
+            let dialled = agent.dialler.measuring(narrow(address)).dial(transport, candidate);
             running.spawn(async move {
                 let begun = Instant::now();
                 let outcome = dialled.await.map(|(_, connection)| (connection, begun.elapsed()));

@@ -308,12 +308,12 @@ impl Remark {
             }
             Self::PathNarrow => bad(
                 [
-                    "Only packets of {} bytes get through.",
-                    "Sessions work. Ask whoever runs this network why 1280 bytes do not pass; a tunnel is often the reason.",
+                    "Packets of {} bytes do not get through.",
+                    "Sessions work. Ask whoever runs this network why not; a tunnel is often the reason.",
                 ],
                 [
-                    "{} バイトまでのパケットしか通りません。",
-                    "利用はできます。1280 バイトが通らない理由 (VPN などのトンネル) をネットワーク管理者に確認してください。",
+                    "{} バイトのパケットが通りません。",
+                    "利用はできます。通らない理由 (VPN などのトンネル) をネットワーク管理者に確認してください。",
                 ],
             ),
             Self::FreerdpGood => good(

@@ -11,6 +11,9 @@ use super::{CHUNK_MAX, Fault, LinkError, Transport, tcp};
 /// Application code of a connection that is closed in good order.
 const CLOSE: VarInt = VarInt::from_u32(0);
 
+/// How often QUIC tries a size before it gives it up.
+const SIZE_TRIES: u64 = 3;
+
 /// A connection that is made and believed. It ends with its last clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Connection(Carrier);
@@ -139,13 +142,15 @@ impl Connection {
         }
     }
 
-    /// Returns how large a datagram the way is known to carry, in bytes; nothing by
-    /// TCP, where the kernel sees to it.
-    pub(crate) fn datagram_size(&self) -> Option<u16> {
-        match &self.0 {
-            Carrier::Quic(connection) => Some(connection.stats().path.current_mtu),
-            Carrier::Tcp(_) => None,
-        }
+    /// Tells whether the way carries datagrams of the size that it is [measured] for;
+    /// nothing until that is known, and by TCP, where the kernel sees to it.
+    ///
+    /// [measured]: super::Dialler::measuring
+    pub(crate) fn carries(&self, datagram: u16) -> Option<bool> {
+        let Carrier::Quic(connection) = &self.0 else { return None };
+        let path = connection.stats().path;
+        let is_carried = path.current_mtu >= datagram;
+        (is_carried || path.lost_plpmtud_probes >= SIZE_TRIES).then_some(is_carried)
     }
 }
 

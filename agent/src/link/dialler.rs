@@ -110,6 +110,11 @@ impl Dialler {
         }
     }
 
+    /// Returns one whose connections by QUIC find out whether datagrams of this size pass.
+    pub(crate) fn measuring(&self, datagram: u16) -> Self {
+        Self { transport: Arc::new(quic::measuring(datagram)), ..self.clone() }
+    }
+
     /// Puts every connection by QUIC on a new socket, from which they go on over
     /// whatever way the system has now.
     ///

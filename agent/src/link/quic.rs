@@ -6,7 +6,10 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{ConnectionError, Endpoint, EndpointConfig, TokioRuntime, TransportConfig, VarInt};
+use quinn::{
+    ConnectionError, Endpoint, EndpointConfig, MtuDiscoveryConfig, TokioRuntime, TransportConfig,
+    VarInt,
+};
 use rustix::net::sockopt::set_ipv6_v6only;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
 use tokio::time::{Instant, timeout_at};
@@ -68,6 +71,20 @@ pub(super) fn transport() -> TransportConfig {
         .keep_alive_interval(Some(KEEP_ALIVE))
         .initial_rtt(INITIAL_RTT)
         .max_idle_timeout(Some(IDLE_TIMEOUT.try_into().expect("a minute is a VarInt")));
+    transport
+}
+
+/// The smallest datagram that every way of QUIC's carries (RFC 9000 §14), in bytes.
+const SMALLEST: u16 = 1200;
+
+/// Returns the same limits for a connection that finds out whether datagrams of this
+/// size pass.
+pub(super) fn measuring(datagram: u16) -> TransportConfig {
+    let mut search = MtuDiscoveryConfig::default();
+    // Steps as wide as the whole search have its end tried at once, and nothing else.
+    search.upper_bound(datagram).minimum_change(datagram - SMALLEST);
+    let mut transport = transport();
+    transport.mtu_discovery_config(Some(search));
     transport
 }
 
