@@ -107,13 +107,13 @@ impl Examination {
             (Transport::Tcp, Check::Tcp, Remark::TcpWorks, Remark::TcpBlocked),
         ];
         for (transport, check, works, blocked) in ways {
+            let strangers = reached.strangers().filter(|(by, ..)| *by == transport);
+            let strangers: Vec<_> = strangers.map(|(_, address, _)| address).collect();
             report.add(match reached.best(transport) {
                 Some((address, _, took)) => {
                     Finding::ok(check, works, address.to_string()).after(took)
                 }
-                None if reached.is_answered(transport) => {
-                    Finding::warning(check, Code::TlsFailed, Remark::AnswersWrongly, port.clone())
-                }
+                None if !strangers.is_empty() => answers_wrongly(check, &strangers),
                 None if reached.is_anything_there() => {
                     Finding::warning(check, Code::Unreachable, blocked, port.clone())
                 }
@@ -129,22 +129,33 @@ fn families(addresses: &[SocketAddr], reached: &Reached, report: &mut impl Repor
         let of_family = |address: &&SocketAddr| address.is_ipv6() == is_six;
         let there: Vec<_> = addresses.iter().filter(of_family).copied().collect();
         let answering = there.iter().find(|address| reached.is_reached(**address));
+        let is_stranger = |here: &SocketAddr| reached.strangers().any(|(_, at, _)| at == *here);
+        let strangers: Vec<_> = there.iter().copied().filter(is_stranger).collect();
         report.add(match answering {
             Some(address) => Finding::ok(check, Remark::FamilyWorks, address.to_string()),
             None if there.is_empty() => Finding::ok(check, Remark::FamilyAbsent, String::new()),
+            None if !strangers.is_empty() => answers_wrongly(check, &strangers),
             None => Finding::warning(check, Code::Unreachable, Remark::FamilySilent, list(&there)),
         });
     }
 }
 
-/// Says whether the peer is ours; nothing where there is no peer.
+fn answers_wrongly(check: Check, strangers: &[SocketAddr]) -> Finding {
+    Finding::warning(check, Code::TlsFailed, Remark::AnswersWrongly, list(strangers))
+}
+
+/// Says whether the peer is ours, and who else answers; nothing where there is no peer.
 fn certificate(reached: &Reached, report: &mut impl Report) {
     let check = Check::Certificate;
     if reached.fastest().is_some() {
         report.add(Finding::ok(check, Remark::CertificateGood, String::new()));
+        for (transport, address, error) in reached.strangers() {
+            let who = format!("{transport} {address} ({})", reason(error));
+            report.add(Finding::warning(check, error.code(), Remark::StrangerBeside, who));
+        }
         return;
     }
-    let Some(error) = reached.wrong() else { return };
+    let Some((.., error)) = reached.strangers().next() else { return };
     let code = error.code();
     report.add(match error {
         LinkError::Distrusted { source, .. } => {
@@ -153,13 +164,22 @@ fn certificate(reached: &Reached, report: &mut impl Report) {
                 Distrust::Clock { .. } => Remark::CertificateClock,
                 Distrust::Role { .. } | Distrust::Key => Remark::CertificateRole,
             };
-            Finding::failed(check, code, remark, source.to_string())
+            Finding::failed(check, code, remark, reason(error))
         }
-        other => Finding::failed(check, code, Remark::NotOurProtocol, other.to_string()),
+        other => Finding::failed(check, code, Remark::NotOurProtocol, reason(other)),
     });
     if let LinkError::Distrusted { source: Distrust::Clock { now, validity }, .. } = error {
         let times = format!("{now} / {validity}");
         report.add(Finding::failed(Check::Clock, code, Remark::ClockWrong, times));
+    }
+}
+
+/// Returns why a peer is not ours.
+fn reason(error: &LinkError) -> String {
+    match error {
+        LinkError::Distrusted { source, .. } => source.to_string(),
+        LinkError::Handshake { source, .. } => source.to_string(),
+        other => other.to_string(),
     }
 }
 

@@ -105,6 +105,8 @@ pub(crate) struct Office {
     pub(crate) ca: Ca,
     /// Whether what is started from now on is reached by TCP too.
     pub(crate) has_tcp: bool,
+    /// Who answers by TCP instead of what is started from now on.
+    pub(crate) between: Option<Leaf>,
     /// How many have come by TCP.
     pub(crate) tcp_comers: Arc<AtomicUsize>,
     tasks: JoinSet<()>,
@@ -112,7 +114,8 @@ pub(crate) struct Office {
 
 impl Office {
     pub(crate) fn new() -> Self {
-        Self { ca: Ca::new(), has_tcp: false, tcp_comers: Arc::default(), tasks: JoinSet::new() }
+        let (has_tcp, between, tcp_comers) = (false, None, Arc::default());
+        Self { ca: Ca::new(), has_tcp, between, tcp_comers, tasks: JoinSet::new() }
     }
 
     pub(crate) fn agent(&self) -> Agent {
@@ -149,18 +152,9 @@ impl Office {
         F: Fn(usize, Peer) -> D + Send + 'static,
         D: Future<Output = Result<(), LinkError>> + Send + 'static,
     {
-        let key = PrivateKeyDer::try_from(leaf.key.serialize_der()).expect("a key");
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut tls = rustls::ServerConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .expect("TLS 1.3")
-            .with_no_client_auth()
-            .with_single_cert(vec![leaf.certificate.clone()], key)
-            .expect("its own key");
-        if !alpn.is_empty() {
-            tls.alpn_protocols = vec![alpn.to_vec()];
-        }
-        let acceptor = TlsAcceptor::from(Arc::new(tls.clone()));
+        let tls = server_config(leaf, alpn);
+        let by_tcp = server_config(self.between.as_ref().unwrap_or(leaf), alpn);
+        let acceptor = TlsAcceptor::from(Arc::new(by_tcp));
         let crypto = QuicServerConfig::try_from(tls).expect("AES-128");
         let config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
         let (socket, listener) = sockets(self.has_tcp);
@@ -206,6 +200,21 @@ impl Office {
         });
         address
     }
+}
+
+fn server_config(leaf: &Leaf, alpn: &[u8]) -> rustls::ServerConfig {
+    let key = PrivateKeyDer::try_from(leaf.key.serialize_der()).expect("a key");
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut tls = rustls::ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("TLS 1.3")
+        .with_no_client_auth()
+        .with_single_cert(vec![leaf.certificate.clone()], key)
+        .expect("its own key");
+    if !alpn.is_empty() {
+        tls.alpn_protocols = vec![alpn.to_vec()];
+    }
+    tls
 }
 
 /// Takes a port of this machine, by TCP too if that is wanted.

@@ -57,23 +57,17 @@ impl Reached {
         by_it.min_by_key(|(_, _, took)| *took)
     }
 
-    /// Returns why a peer that answered is not ours.
-    pub(super) fn wrong(&self) -> Option<&LinkError> {
-        self.0
-            .iter()
-            .filter_map(|tried| tried.outcome.as_ref().err())
-            .find(|error| is_answer(error))
-    }
-
-    /// Tells whether a peer that is not ours answers by this transport.
-    pub(super) fn is_answered(&self, transport: Transport) -> bool {
-        let by_it = self.0.iter().filter(|tried| tried.transport == transport);
-        by_it.filter_map(|tried| tried.outcome.as_ref().err()).any(is_answer)
+    /// Returns who answered and is not ours: by what, where, and why not.
+    pub(super) fn strangers(&self) -> impl Iterator<Item = (Transport, SocketAddr, &LinkError)> {
+        self.0.iter().filter_map(|tried| {
+            let error = tried.outcome.as_ref().err().filter(|error| is_answer(error))?;
+            Some((tried.transport, tried.address, error))
+        })
     }
 
     /// Tells whether anything answers by any transport.
     pub(super) fn is_anything_there(&self) -> bool {
-        self.fastest().is_some() || self.wrong().is_some()
+        self.fastest().is_some() || self.strangers().next().is_some()
     }
 
     /// Tells whether there is a connection to this address.

@@ -21,7 +21,7 @@ pub(super) enum Remark {
     TcpBlocked,
     /// By either transport; with the port.
     Nothing,
-    /// Not a server of ours; with the port.
+    /// Not a server of ours; with the addresses.
     AnswersWrongly,
     /// With the address.
     FamilyWorks,
@@ -39,6 +39,8 @@ pub(super) enum Remark {
     CertificateRole,
     /// With the reason.
     NotOurProtocol,
+    /// Not ours, while another answer is; with the way, the address and the reason.
+    StrangerBeside,
     /// With this program's version.
     BrokerReady,
     /// With the code.
@@ -83,7 +85,7 @@ const fn bad(en: [&'static str; 2], ja: [&'static str; 2]) -> Row {
 
 impl Remark {
     #[cfg(test)]
-    pub(super) const ALL: [Self; 30] = [
+    pub(super) const ALL: [Self; 31] = [
         Self::AuthorityUnusable,
         Self::NameFound,
         Self::NameUnknown,
@@ -101,6 +103,7 @@ impl Remark {
         Self::CertificateClock,
         Self::CertificateRole,
         Self::NotOurProtocol,
+        Self::StrangerBeside,
         Self::BrokerReady,
         Self::BrokerSilent,
         Self::BrokerOther,
@@ -192,11 +195,11 @@ impl Remark {
             ),
             Self::AnswersWrongly => bad(
                 [
-                    "Something answers at port {}, and it is not ours.",
+                    "Something answers at {}, and it is not ours.",
                     "See what is said of the certificate.",
                 ],
                 [
-                    "ポート {} で応答がありますが、正しい接続先ではありません。",
+                    "{} で応答がありますが、正しい接続先ではありません。",
                     "証明書の結果を確認してください。",
                 ],
             ),
@@ -249,6 +252,16 @@ impl Remark {
                 [
                     "別のサービスが応答しています: {}",
                     "接続先の名前とポート、先に Web 画面での認証が必要かどうかを確認してください。",
+                ],
+            ),
+            Self::StrangerBeside => bad(
+                [
+                    "Somebody else answers too: {}",
+                    "Sessions go the way that is ours. This network may look into TLS, or the address may be another machine's here: ask whoever runs it to let the port pass untouched.",
+                ],
+                [
+                    "正しくない接続先からも応答があります: {}",
+                    "正しい経路で接続するので利用できます。TLS 通信の検査や、同じアドレスの別の機器が原因の可能性があります。ポートをそのまま通過させるよう、ネットワーク管理者に依頼してください。",
                 ],
             ),
             Self::BrokerReady => good(

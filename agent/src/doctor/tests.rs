@@ -101,6 +101,28 @@ async fn a_certificate_says_what_is_wrong_with_it() {
         let found = examined(&office, &address.to_string()).await;
         let failed = Some((Verdict::Failed, Some(Code::TlsFailed)));
         assert_eq!(found.of(Check::Certificate), failed);
+        let warned = Some((Verdict::Warning, Some(Code::TlsFailed)));
+        assert_eq!(found.of(Check::Ipv4), warned, "somebody is there");
         assert_eq!(found.of(Check::Clock), failed.filter(|_| is_clock));
     }
+}
+
+#[tokio::test]
+async fn who_answers_wrongly_is_told_beside_what_is_ours() {
+    let mut office = Office::new();
+    office.has_tcp = true;
+    office.between = Some(Ca::new().issue(&["tegata:broker/b1"]));
+    let address = broker(&mut office);
+    let found = examined(&office, &address.to_string()).await;
+    assert_eq!((found.of(Check::Quic), found.of(Check::Broker)), (OK, OK));
+    let warned = Some((Verdict::Warning, Some(Code::TlsFailed)));
+    assert_eq!((found.of(Check::Tcp), found.of(Check::Ipv4)), (warned, OK));
+    let certificates: Vec<_> =
+        found.0.into_iter().filter(|finding| finding.check == Check::Certificate).collect();
+    let [good, stranger] = certificates.as_slice() else { panic!("{certificates:?}") };
+    assert_eq!((good.verdict, stranger.verdict), (Verdict::Ok, Verdict::Warning));
+    let mut told = Vec::new();
+    Told::new(&mut told, Language::En, false).add(stranger.clone());
+    let told = String::from_utf8(told).expect("text");
+    assert!(told.contains(&format!("TCP {address} (")), "{told}");
 }
