@@ -26,6 +26,7 @@ use crate::config::Config;
 use crate::identity::Identity;
 use crate::link::{Candidate, Connection, LinkError, Transport};
 use crate::login::{self, LoginRefused};
+use crate::memory;
 use crate::session::FAREWELL;
 use crate::trust::{Authority, Distrust, Expected};
 use reach::{Reached, reach};
@@ -77,6 +78,7 @@ impl Examination {
                 connection.close();
             }
         }
+        report.add(privacy());
         if self.viewer == ViewerChoice::Freerdp {
             report.add(freerdp::examined().await);
         }
@@ -266,6 +268,15 @@ async fn width(reached: &Reached, report: &mut impl Report) {
 /// Returns the size of a datagram that fills a packet of [`NARROW`] bytes on its way there.
 fn narrow(address: SocketAddr) -> u16 {
     NARROW - if address.is_ipv6() { HEADERS_IPV6 } else { HEADERS_IPV4 }
+}
+
+/// Says whether what stands in memory may reach a swap.
+fn privacy() -> Finding {
+    if memory::may_be_swapped() {
+        Finding::warning(Check::Memory, Code::Configuration, Remark::Swappable, String::new())
+    } else {
+        Finding::ok(Check::Memory, Remark::NotSwappable, String::new())
+    }
 }
 
 /// Reads the authority of a file, or says what is wrong with it.

