@@ -177,6 +177,45 @@ async fn a_frame_that_has_begun_is_finished_before_the_next() {
     assert_eq!(next, stumble, "one that had not begun is forgotten");
 }
 
+/// A whole window of one stream, in bytes, and pieces as small as a mouse's movements.
+const WINDOW: usize = 1024 * 1024;
+const MOVEMENT: usize = 40;
+
+#[tokio::test]
+async fn a_whole_window_of_small_frames_may_wait_for_its_reader() {
+    let house = House::new();
+    let server = house.open(Limits::default());
+    let streams = house.streams(&server).await;
+    let (send, receive) = streams.open().await.unwrap();
+    let (mut writer, mut answers) = (FrameWriter::new(send), FrameReader::new(receive));
+    let word = json!({ "say": "I am not done" });
+    writer.write(&word, FRAME_LIMIT, soon()).await.unwrap();
+    assert_eq!(answers.read::<Value>(FRAME_LIMIT, soon()).await.unwrap(), word);
+
+    // The server reads one stream after the other. What HTTP/2 carries in one of its
+    // frames each are pieces of a frame of ours.
+    let (mut send, receive) = streams.open().await.unwrap();
+    let movements = json!({ "say": "x".repeat(6 * MOVEMENT - br#"....{"say":""}"#.len()) });
+    let frame = tegata_proto::frame::write(&movements, FRAME_LIMIT).unwrap();
+    let frames = WINDOW / frame.len();
+    let said = async {
+        for _ in 0..frames {
+            for piece in frame.chunks(MOVEMENT) {
+                send.write_all(piece).await.expect("nobody minds");
+            }
+        }
+    };
+    within(said).await;
+    writer.write(&word, FRAME_LIMIT, soon()).await.unwrap();
+    assert_eq!(answers.read::<Value>(FRAME_LIMIT, soon()).await.unwrap(), word);
+    writer.finish(soon()).await.unwrap();
+    let mut answers = FrameReader::new(receive);
+    for n in 0..frames {
+        let answer = answers.read::<Value>(FRAME_LIMIT, soon()).await;
+        assert_eq!(answer.ok().as_ref(), Some(&movements), "frame {n}");
+    }
+}
+
 #[tokio::test]
 async fn a_peer_has_four_streams() {
     let house = House::new();
