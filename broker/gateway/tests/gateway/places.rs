@@ -10,7 +10,7 @@ use tegata_proto::policy::Policy;
 use tegata_proto::session::{AgentMessage, GatewayMessage};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::time::Instant;
+use tokio::time::{Instant, interval};
 
 use super::open;
 use crate::office::{Call, Line, desktop, within};
@@ -67,6 +67,32 @@ async fn a_link_that_comes_from_elsewhere_is_judged_again_and_goes_on() {
     assert_eq!((carried.class.as_str(), carried.remote), ("other", moved.remote));
     is_carried(&mut line, &mut desktop).await;
     assert_eq!(office.broker.until(|books| Some(books.moved.len())).await, 1, "told once");
+}
+
+#[tokio::test]
+async fn a_link_that_changes_ports_all_the_time_is_seen_to_be_elsewhere() {
+    let office = open();
+    office.broker.says_of("other", Ok(Place { policy: Policy::default(), limits: ENDLESS }));
+    let (listener, target) = desktop().await;
+    let person = office.person(1, target);
+    let (_call, mut line, mut desktop) = office.seat(&person, &listener).await;
+    let wanders = async {
+        // More often than the gateway looks.
+        let mut beat = interval(Duration::from_millis(250));
+        loop {
+            beat.tick().await;
+            office.leave();
+            is_carried(&mut line, &mut desktop).await;
+        }
+    };
+    let moved = office.broker.until(|books| books.moved.first().cloned());
+    let moved = tokio::select! {
+        () = wanders => unreachable!("it wanders for ever"),
+        moved = moved => moved,
+    };
+    assert_eq!((moved.sid, moved.class.as_str()), (person.sid, "other"));
+    let carried = &office.sessions.live()[0];
+    assert_eq!((carried.class.as_str(), carried.remote.ip()), ("other", moved.remote.ip()));
 }
 
 #[tokio::test]

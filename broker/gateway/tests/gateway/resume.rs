@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use serde_json::json;
 use tegata_gateway::redeem::LinkEnd;
 use tegata_proto::code::Code;
 use tegata_proto::encoding::Secret;
@@ -152,6 +153,31 @@ async fn a_link_that_never_opened_its_channel_is_followed_by_one_that_goes_on() 
     within(line.recv.read_exact(&mut rest)).await.expect("two hundred");
     assert!(rest[..] == numbered(100, 200));
     seated.is_whole(&mut line).await;
+}
+
+#[tokio::test]
+async fn what_an_attach_has_named_may_be_said_again_before_the_channel_is_open() {
+    let mut seated = seated().await;
+    seated.desktop.write_all(&numbered(0, 300)).await.expect("room");
+    within(seated.line.recv.read_exact(&mut [0; 300])).await.expect("three hundred");
+    let mut call = seated.office.call().await;
+    call.attach(seated.person.resume(2, &call.exporter, 1, 200)).await;
+    call.attached().await;
+    call.ack(200).await;
+    // Its answer shows that the word before it was heard.
+    call.say(&json!({"type": "dance"})).await;
+    assert_eq!(call.hear().await, GatewayMessage::Error(Code::Unsupported.into()));
+    let mut line = call.open().await;
+    let mut rest = [0; 100];
+    within(line.recv.read_exact(&mut rest)).await.expect("a hundred");
+    assert!(rest[..] == numbered(200, 100));
+    seated.is_whole(&mut line).await;
+
+    let mut call = seated.office.call().await;
+    call.attach(seated.person.resume(3, &call.exporter, 1, 304)).await;
+    call.attached().await;
+    call.ack(305).await;
+    assert_eq!(call.refused().await, Code::Malformed, "more than it has named");
 }
 
 #[tokio::test]
