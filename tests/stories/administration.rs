@@ -262,6 +262,48 @@ fn check_config_names_every_fault_at_once_and_opens_nothing() -> Result<()> {
 }
 
 #[test]
+fn a_rule_for_a_network_that_the_site_does_not_have_is_refused_everywhere() -> Result<()> {
+    let desktop = FakeDesktop::echo(b"")?;
+    let mut site = Site::builder().network("telework", "127.8.0.0/16").start()?;
+    let keiri = |class: &str| {
+        let mut keiri = pool("keiri", "keiri", &[desktop.address()]);
+        keiri["by_class"] = json!([{"class": "office"}, {"class": class, "allowed": false}]);
+        keiri
+    };
+    let api = site.api()?;
+    let refused = api.put("/v1/pools/keiri", &keiri("train"))?;
+    assert_eq!(refused.status, 422, "{refused:?}");
+    assert!(refused.body.to_string().contains("by_class[1].class"), "{refused:?}");
+    assert_eq!(api.get("/v1/pools")?.body, json!({"items": []}), "nothing of it is kept");
+    assert_eq!(api.put("/v1/pools/keiri", &keiri("telework"))?.status, 201);
+
+    // The pool is kept, and the network is taken out of the configuration.
+    site.stop()?;
+    let config = site.path("broker.toml");
+    let text = fs::read_to_string(&config)?;
+    fs::write(&config, text.replace("name = \"telework\"", "name = \"home\""))?;
+    let mut broker = site.launch()?;
+    let ended = broker.wait(wait::LIMIT)?.code();
+    let log = broker.log();
+    assert_ne!(ended, Some(0), "what it forbids would be allowed: {log}");
+    for word in ["keiri", "by_class[1].class", "is no network class of this site"] {
+        assert!(log.contains(word), "{word} in {log}");
+    }
+
+    // A file of pools is looked at before anything is opened.
+    let bootstrap = toml::to_string(&json!({ "pools": [keiri("telework")] }))?;
+    fs::write(site.path("pools.toml"), bootstrap)?;
+    let mut check = Command::new(program("tegata-broker")?);
+    let checked = check.args(["check-config", "--config"]).arg(&config).output()?;
+    let told = String::from_utf8(checked.stderr)?;
+    assert_eq!(checked.status.code(), Some(78), "{told}");
+    assert!(told.contains("bootstrap: pools[0].by_class[1].class:"), "{told}");
+
+    fs::write(&config, text)?;
+    site.start()
+}
+
+#[test]
 fn a_second_broker_on_the_same_store_does_not_start() -> Result<()> {
     let site = Site::builder().start()?;
     let text = fs::read_to_string(site.path("broker.toml"))?;
