@@ -1,6 +1,7 @@
 //! Where the accounts that [`crate::history`] compares come from: the broker's own
 //! export, the store's file, and what clients wrote down.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
@@ -72,6 +73,20 @@ pub fn standing(store: &Path) -> Result<Standing> {
 /// When the file cannot be read at all.
 pub fn integrity(store: &Path) -> Result<String> {
     Ok(sqlite(store, &[], "PRAGMA integrity_check")?.trim().to_owned())
+}
+
+/// Counts the rows of each table of a store. Its broker should have ended.
+///
+/// # Errors
+///
+/// When the file cannot be read.
+pub fn row_counts(store: &Path) -> Result<BTreeMap<String, u64>> {
+    let named = "SELECT name FROM sqlite_master WHERE type = 'table'";
+    let count = |table: &str| {
+        let rows = sqlite(store, &[], &format!("SELECT count(*) FROM \"{table}\""))?;
+        Ok((table.to_owned(), rows.trim().parse()?))
+    };
+    sqlite(store, &[], named)?.lines().map(count).collect()
 }
 
 /// Changes a store behind the broker's back.

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use serde::Serialize;
@@ -54,6 +54,8 @@ pub struct Seen {
     pub kind: Kind,
     /// How many.
     pub tries: usize,
+    /// None of them was answered sooner.
+    pub fastest_ms: f64,
     /// Half of them were answered within this.
     pub p50_ms: f64,
     /// Nine of ten were answered within this.
@@ -178,6 +180,81 @@ pub async fn beside_bad(
     Ok(BesideBad { alone_p50_ms: alone.p50_ms, beside_p50_ms: beside.p50_ms, bad })
 }
 
+/// How long whole logins took, the handshake included.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Took {
+    /// How many there were.
+    pub logins: usize,
+    /// Half of them took no longer.
+    pub p50_ms: f64,
+    /// Nearly all of them took no longer.
+    pub p99_ms: f64,
+}
+
+/// Somebody who may log in, and does so again and again.
+#[derive(Debug, Clone, Copy)]
+pub struct Honest<'a> {
+    /// Where the broker is.
+    pub broker: SocketAddr,
+    /// Where they are.
+    pub from: Ipv4Addr,
+    /// What they type.
+    pub name: &'a str,
+    /// And this.
+    pub password: &'a str,
+}
+
+impl Honest<'_> {
+    /// Logs in so many times.
+    ///
+    /// # Errors
+    ///
+    /// When a login is not let in.
+    pub async fn alone(&self, logins: usize) -> Result<Took> {
+        let mut took = Vec::with_capacity(logins);
+        for _ in 0..logins {
+            took.push(self.logs_in().await?);
+        }
+        Took::of(took)
+    }
+
+    /// Logs in until something else is done, once at least.
+    ///
+    /// # Errors
+    ///
+    /// When a login is not let in, and what the other thing fails with.
+    pub async fn beside<T>(&self, other: impl Future<Output = Result<T>>) -> Result<(T, Took)> {
+        let mut other = std::pin::pin!(other);
+        let (mut took, mut done) = (Vec::new(), None);
+        // A login that has begun is waited for: its end is what is asked about.
+        while done.is_none() {
+            let mut login = std::pin::pin!(self.logs_in());
+            took.push(loop {
+                tokio::select! {
+                    biased;
+                    took = &mut login => break took?,
+                    outcome = &mut other, if done.is_none() => done = Some(outcome?),
+                }
+            });
+        }
+        Ok((done.context("nothing else was done")?, Took::of(took)?))
+    }
+
+    async fn logs_in(&self) -> Result<Duration> {
+        let began = Instant::now();
+        let tried = stranger::try_from(self.from, self.broker, self.name, self.password).await?;
+        ensure!(tried.code()?.is_none(), "a good login was refused: {:?}", tried.code()?);
+        Ok(began.elapsed())
+    }
+}
+
+impl Took {
+    fn of(took: Vec<Duration>) -> Result<Self> {
+        let seen = summary(Kind::WrongPassword, took)?;
+        Ok(Self { logins: seen.tries, p50_ms: seen.p50_ms, p99_ms: seen.p99_ms })
+    }
+}
+
 /// Good logins between two looks at the other case.
 const GOOD_A_ROUND: usize = 20;
 
@@ -208,5 +285,6 @@ fn summary(kind: Kind, mut took: Vec<Duration>) -> Result<Seen> {
         let n = (took.len() * percent / 100).min(took.len().saturating_sub(1));
         took.get(n).map(|took| took.as_secs_f64() * 1_000.0).context("no try of a kind")
     };
-    Ok(Seen { kind, tries: took.len(), p50_ms: at(50)?, p90_ms: at(90)?, p99_ms: at(99)? })
+    let (tries, fastest_ms) = (took.len(), at(0)?);
+    Ok(Seen { kind, tries, fastest_ms, p50_ms: at(50)?, p90_ms: at(90)?, p99_ms: at(99)? })
 }
