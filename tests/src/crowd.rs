@@ -13,6 +13,7 @@ use tegata_proto::encoding::Secret;
 use tegata_proto::id::SessionId;
 use tegata_proto::login::{BrokerMessage, TicketAnswer};
 use tegata_proto::session::GatewayMessage;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -51,9 +52,9 @@ pub struct Seat {
     /// The connection and its control stream.
     pub line: Line,
     /// To the desktop.
-    pub send: quinn::SendStream,
+    pub send: stranger::Send,
     /// From the desktop.
-    pub receive: quinn::RecvStream,
+    pub receive: stranger::Receive,
     /// The session.
     pub sid: SessionId,
 }
@@ -214,8 +215,8 @@ impl Seat {
 ///
 /// When something else comes back, or nothing.
 pub async fn echo(
-    send: &mut quinn::SendStream,
-    receive: &mut quinn::RecvStream,
+    send: &mut stranger::Send,
+    receive: &mut stranger::Receive,
     line: &str,
 ) -> Result<()> {
     send.write_all(line.as_bytes()).await?;

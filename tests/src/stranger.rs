@@ -4,15 +4,13 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use quinn::crypto::rustls::QuicClientConfig;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use tegata_proto::code::Code;
 use tegata_proto::encoding::{Bytes, Secret, Sha256};
 use tegata_proto::id::LinkNumber;
@@ -20,38 +18,19 @@ use tegata_proto::key::PublicKey;
 use tegata_proto::login::{
     AgentMessage, BrokerMessage, Hello, Password, TicketAnswer, Transaction,
 };
-use tegata_proto::proof::{EXPORTER_LABEL, EXPORTER_LEN, Purpose, signed_bytes};
-use tegata_proto::session::{self, Attach, Channel, GatewayMessage, Open, Resume, Right};
+use tegata_proto::proof::{EXPORTER_LEN, Purpose, signed_bytes};
+use tegata_proto::session::{self, Attach, GatewayMessage, Resume, Right};
 use tegata_proto::{ALPN_LOGIN, ALPN_SESSION, frame};
 
-/// How often a connection that says nothing shows that it is there, as an agent's
-/// does.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
+mod line;
 
-/// How long the other side may be silent; as long as a server bears it.
-const IDLE: Duration = Duration::from_mins(1);
-
-/// How much may be sent ahead of a reader, in bytes: more than a server should
-/// keep for one.
-const WINDOW: u32 = 4 * 1024 * 1024;
-
-/// How long an answer may take.
-const ANSWER: Duration = Duration::from_secs(20);
+pub use self::line::{Ended, Line, Receive, Send, Transport};
 
 /// Where a stranger calls from.
 pub const HERE: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
 /// A pair of keys.
 pub struct Keys(Ed25519KeyPair);
-
-/// One connection with its control stream.
-pub struct Line {
-    _endpoint: quinn::Endpoint,
-    /// The connection.
-    pub connection: quinn::Connection,
-    send: quinn::SendStream,
-    receive: quinn::RecvStream,
-}
 
 impl Keys {
     /// Makes new ones.
@@ -125,141 +104,6 @@ pub fn credulous_tls(alpns: &[&[u8]]) -> Result<ClientConfig> {
     Ok(tls)
 }
 
-impl Line {
-    /// Connects without asking who answers.
-    ///
-    /// # Errors
-    ///
-    /// When nobody takes the connection.
-    pub async fn open(to: SocketAddr, alpn: &[u8]) -> Result<Self> {
-        Self::open_from(Ipv4Addr::LOCALHOST, to, alpn).await
-    }
-
-    /// The same from another address of this machine.
-    ///
-    /// # Errors
-    ///
-    /// When nobody takes the connection.
-    pub async fn open_from(from: Ipv4Addr, to: SocketAddr, alpn: &[u8]) -> Result<Self> {
-        let mut transport = quinn::TransportConfig::default();
-        transport
-            .stream_receive_window(WINDOW.into())
-            .keep_alive_interval(Some(KEEP_ALIVE))
-            .max_idle_timeout(Some(IDLE.try_into()?));
-        let mut config = quinn::ClientConfig::new(Arc::new(credulous(&[alpn])?));
-        config.transport_config(Arc::new(transport));
-        Self::open_with(config, from, to).await
-    }
-
-    /// Connects from an address of this machine, in a way of its own.
-    ///
-    /// # Errors
-    ///
-    /// When nobody takes the connection.
-    pub async fn open_with(
-        config: quinn::ClientConfig,
-        from: Ipv4Addr,
-        to: SocketAddr,
-    ) -> Result<Self> {
-        let endpoint = quinn::Endpoint::client(SocketAddr::from((from, 0)))?;
-        let connection = endpoint.connect_with(config, to, "tegata")?.await?;
-        let (send, receive) = connection.open_bi().await?;
-        Ok(Self { _endpoint: endpoint, connection, send, receive })
-    }
-
-    /// Sends bytes as they are.
-    ///
-    /// # Errors
-    ///
-    /// When the connection is closed.
-    pub async fn send(&mut self, bytes: &[u8]) -> Result<()> {
-        Ok(self.send.write_all(bytes).await?)
-    }
-
-    /// Ends the stream, in order or not.
-    ///
-    /// # Errors
-    ///
-    /// When the connection is closed.
-    pub fn end(&mut self, in_order: bool) -> Result<()> {
-        if in_order { Ok(self.send.finish()?) } else { Ok(self.send.reset(0_u32.into())?) }
-    }
-
-    /// Returns the exporter that proofs on this connection are bound to.
-    ///
-    /// # Errors
-    ///
-    /// When TLS has none.
-    pub fn exporter(&self) -> Result<[u8; EXPORTER_LEN]> {
-        let mut exporter = [0; EXPORTER_LEN];
-        let done = self.connection.export_keying_material(&mut exporter, EXPORTER_LABEL, b"");
-        done.ok().context("no exporter")?;
-        Ok(exporter)
-    }
-
-    /// Sends one frame.
-    ///
-    /// # Errors
-    ///
-    /// When the connection is closed.
-    pub async fn say<M: Serialize>(&mut self, message: &M) -> Result<()> {
-        Ok(self.send.write_all(&frame::write(message, frame::LIMIT_AFTER)?).await?)
-    }
-
-    /// Opens the stream that carries the desktop, after `attached`.
-    ///
-    /// # Errors
-    ///
-    /// When the connection is closed.
-    pub async fn desktop(&self) -> Result<(quinn::SendStream, quinn::RecvStream)> {
-        let (mut send, receive) = self.connection.open_bi().await?;
-        let open = frame::write(&Open { channel: Channel::Rdp }, frame::LIMIT_AFTER)?;
-        send.write_all(&open).await?;
-        Ok((send, receive))
-    }
-
-    /// Takes leave, waits until that has arrived, and closes.
-    ///
-    /// # Errors
-    ///
-    /// When the connection is lost before.
-    pub async fn bye(mut self, code: Code) -> Result<()> {
-        self.say(&session::AgentMessage::Bye { code }).await?;
-        self.send.finish()?;
-        tokio::time::timeout(ANSWER, self.send.stopped()).await??;
-        self.connection.close(0_u32.into(), b"");
-        Ok(())
-    }
-
-    /// Receives one frame.
-    ///
-    /// # Errors
-    ///
-    /// When none comes in time.
-    pub async fn hear<M: DeserializeOwned>(&mut self) -> Result<M> {
-        Ok(frame::read(&self.hear_bytes().await?)?)
-    }
-
-    /// Receives one frame as it is on the wire, its length left out.
-    ///
-    /// # Errors
-    ///
-    /// When none comes in time.
-    pub async fn hear_bytes(&mut self) -> Result<Vec<u8>> {
-        tokio::time::timeout(ANSWER, async {
-            let mut decoder = frame::Decoder::new();
-            loop {
-                let mut byte = vec![0; decoder.wanted(frame::LIMIT_AFTER)?];
-                self.receive.read_exact(&mut byte).await?;
-                if let Some(body) = decoder.take(&mut &byte[..], frame::LIMIT_AFTER)? {
-                    return Ok(body);
-                }
-            }
-        })
-        .await?
-    }
-}
-
 /// Logs in by hand and returns the answer.
 ///
 /// # Errors
@@ -303,6 +147,20 @@ pub async fn login_over(
     password: &str,
 ) -> Result<BrokerMessage> {
     let txn = hello(line, keys).await?;
+    say_password(line, txn, name, password).await
+}
+
+/// Says who it is, once welcome, and returns the last frame.
+///
+/// # Errors
+///
+/// When the conversation breaks off.
+pub async fn say_password(
+    line: &mut Line,
+    txn: Transaction,
+    name: &str,
+    password: &str,
+) -> Result<BrokerMessage> {
     let (name, password) = (name.to_owned(), Secret::new(password));
     line.say(&AgentMessage::Password(Password { txn, realm: None, name, password })).await?;
     loop {
@@ -433,7 +291,21 @@ pub async fn come_back(
     number: u64,
     resume: Option<Resume>,
 ) -> Result<(GatewayMessage, Line)> {
-    let mut line = Line::open(to, ALPN_SESSION).await?;
+    come_back_over(Line::open(to, ALPN_SESSION).await?, keys, grant, number, resume).await
+}
+
+/// The same over a line of one's own.
+///
+/// # Errors
+///
+/// When the conversation breaks off.
+pub async fn come_back_over(
+    mut line: Line,
+    keys: &Keys,
+    grant: &Secret,
+    number: u64,
+    resume: Option<Resume>,
+) -> Result<(GatewayMessage, Line)> {
     let (right, number) = (Right::Grant(grant.clone()), LinkNumber(number));
     let proof = keys.prove(grant_purpose(grant), &line.exporter()?, number);
     let attach = Attach { v: 1, right, key: keys.public(), link: number, proof, resume };

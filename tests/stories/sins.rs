@@ -18,7 +18,7 @@ use tegata_tests::sins::{
     conversation, crowd, flood, forge, grants, handshakes, is_long, login, operations, packets,
     seed, session, tcp, tickets, vagrant,
 };
-use tegata_tests::stranger::{self, Keys, Line, attach_with, ticket_purpose};
+use tegata_tests::stranger::{self, HERE, Keys, Line, Transport, attach_with, ticket_purpose};
 use tegata_tests::wait;
 use tokio::task::{JoinSet, spawn_blocking};
 
@@ -29,53 +29,76 @@ async fn place(people: usize) -> Result<Arc<Place>> {
     spawn_blocking(move || Place::open(people)).await?
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn every_sin_of_a_login_gets_its_answer() -> Result<()> {
+/// Commits a table, and returns how many links were opened.
+async fn all_of(way: (Transport, &'static [u8]), sins: Vec<conversation::Sin>) -> Result<u64> {
     let place = place(LANES).await?;
     place.is_well().await?;
     let before = place.memory_kib()?;
-    conversation::commit_all(&place, ALPN_LOGIN, LANES, login::table()).await?;
-    place.has_endured(before, GROWTH_KIB).await
+    conversation::commit_all(&place, way, LANES, sins).await?;
+    place.has_endured(before, GROWTH_KIB).await?;
+    let metrics = operations::metrics(place.site.operations()).await?;
+    Ok(operations::value(&metrics, r#"tegata_redeems_total{result="ok"}"#))
+}
+
+/// Counts the sins that are none.
+fn honest(sins: &[conversation::Sin]) -> u64 {
+    sins.iter().filter(|sin| sin.name.starts_with("none:")).count() as u64
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_sin_of_a_login_gets_its_answer() -> Result<()> {
+    all_of((Transport::Quic, ALPN_LOGIN), login::table()).await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_sin_of_a_login_gets_the_same_answer_by_tcp() -> Result<()> {
+    all_of((Transport::Tcp, ALPN_LOGIN), login::table()).await.map(drop)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_sin_of_a_session_gets_its_answer() -> Result<()> {
-    let place = place(LANES).await?;
-    place.is_well().await?;
-    let before = place.memory_kib()?;
-    conversation::commit_all(&place, ALPN_SESSION, LANES, session::table()).await?;
-    place.has_endured(before, GROWTH_KIB).await
+    all_of((Transport::Quic, ALPN_SESSION), session::table()).await.map(drop)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_forged_ticket_and_no_false_proof_opens_anything() -> Result<()> {
-    let place = place(LANES).await?;
-    place.is_well().await?;
-    let before = place.memory_kib()?;
+async fn every_sin_of_a_session_gets_the_same_answer_by_tcp() -> Result<()> {
+    all_of((Transport::Tcp, ALPN_SESSION), session::table()).await.map(drop)
+}
+
+async fn no_forged_ticket_and_no_false_proof_opens_anything(by: Transport) -> Result<()> {
     let sins = [tickets::forged(), tickets::unproven()].concat();
-    let honest = sins.iter().filter(|sin| sin.name.starts_with("none:")).count();
-    conversation::commit_all(&place, ALPN_SESSION, LANES, sins).await?;
-    place.has_endured(before, GROWTH_KIB).await?;
-    let metrics = operations::metrics(place.site.operations()).await?;
-    let attached = operations::value(&metrics, r#"tegata_redeems_total{result="ok"}"#);
-    assert_eq!(attached, u64::try_from(honest)?, "only the honest ones");
+    let honest = honest(&sins);
+    let attached = all_of((by, ALPN_SESSION), sins).await?;
+    assert_eq!(attached, honest, "only the honest ones");
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_forged_or_stale_grant_opens_anything_or_disturbs_who_is_at_work() -> Result<()> {
-    let place = place(LANES).await?;
-    place.is_well().await?;
-    let before = place.memory_kib()?;
+async fn no_forged_ticket_and_no_false_proof_opens_anything_by_quic() -> Result<()> {
+    no_forged_ticket_and_no_false_proof_opens_anything(Transport::Quic).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_forged_ticket_and_no_false_proof_opens_anything_by_tcp() -> Result<()> {
+    no_forged_ticket_and_no_false_proof_opens_anything(Transport::Tcp).await
+}
+
+async fn no_stale_grant_opens_anything_or_disturbs_who_is_at_work(by: Transport) -> Result<()> {
     let sins = grants::table();
-    let honest = sins.iter().filter(|sin| sin.name.starts_with("none:")).count();
-    let tickets = sins.len();
-    conversation::commit_all(&place, ALPN_SESSION, LANES, sins).await?;
-    place.has_endured(before, GROWTH_KIB).await?;
-    let metrics = operations::metrics(place.site.operations()).await?;
-    let attached = operations::value(&metrics, r#"tegata_redeems_total{result="ok"}"#);
-    assert_eq!(attached, u64::try_from(tickets + honest)?, "only the honest ones");
+    let (honest, tickets) = (honest(&sins), sins.len() as u64);
+    let attached = all_of((by, ALPN_SESSION), sins).await?;
+    assert_eq!(attached, tickets + honest, "only the honest ones");
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_stale_grant_opens_anything_or_disturbs_who_is_at_work_by_quic() -> Result<()> {
+    no_stale_grant_opens_anything_or_disturbs_who_is_at_work(Transport::Quic).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_stale_grant_opens_anything_or_disturbs_who_is_at_work_by_tcp() -> Result<()> {
+    no_stale_grant_opens_anything_or_disturbs_who_is_at_work(Transport::Tcp).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -235,8 +258,8 @@ async fn a_peer_that_claims_to_have_moved_gets_three_bytes_for_one_until_it_answ
     let (honest, challenger) = (stranger::credulous(&[ALPN_SESSION])?, forged.armed.clone());
     let forged = forged.client(stranger::credulous(&[ALPN_SESSION])?);
     let honest = quinn::ClientConfig::new(Arc::new(honest));
-    let mut mover = vagrant::Vagrant::connect(honest, stranger::HERE, to)?;
-    let mut prober = vagrant::Vagrant::connect(forged, stranger::HERE, to)?;
+    let mut mover = vagrant::Vagrant::connect(honest, HERE, to)?;
+    let mut prober = vagrant::Vagrant::connect(forged, HERE, to)?;
     challenger.store(true, Ordering::Relaxed);
     let mut victims = Vec::new();
     for n in 0..16 {
@@ -283,7 +306,7 @@ async fn strangers_who_say_hello_and_no_more_keep_nobody_out() -> Result<()> {
         stranger::hello(&mut line, &keys).await.with_context(|| format!("stranger {n}"))?;
         strangers.push(line);
     }
-    let standing = || strangers.iter().filter(|line| line.connection.close_reason().is_none());
+    let standing = || strangers.iter().filter(|line| !line.is_closed());
     let end = tokio::time::Instant::now() + wait::LIMIT;
     while standing().count() > PLACES / 4 {
         ensure!(tokio::time::Instant::now() < end, "{} still stand there", standing().count());

@@ -22,6 +22,7 @@ use tegata_tests::stranger::{
     self, Keys, Line, attach, attach_with, come_back, ticket, ticket_purpose,
 };
 use tegata_tests::wait;
+use tokio::io::AsyncReadExt as _;
 
 const PASSWORD: &str = "correct horse";
 

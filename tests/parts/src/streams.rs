@@ -165,6 +165,11 @@ impl Streams {
         ended.ok().and_then(|how| *how).unwrap_or(Closed::Cut)
     }
 
+    /// Tells whether the connection is known to have ended.
+    pub fn is_closed(&self) -> bool {
+        self.closed.borrow().is_some()
+    }
+
     /// Cuts the connection off.
     pub fn cut(&self) {
         self.driving.abort();

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use quinn::{ConnectionError, TransportConfig};
 use serde_json::{Value, json};
+use tegata_parts::streams::Closed;
 use tegata_proto::ALPN_SESSION;
 use tegata_proto::code::Code;
 use tegata_proto::encoding::{Bytes, Secret};
@@ -19,7 +20,7 @@ use super::place::{PASSWORD, Place};
 use super::tickets::{self, Forgery, Held};
 use super::{Answer, DEADLINE, SLACK};
 use crate::crowd::echo;
-use crate::stranger::{Keys, Line, credulous};
+use crate::stranger::{Ended, HERE, Keys, Line, Receive, Send, Transport, credulous};
 
 /// One sin.
 #[derive(Debug, Clone)]
@@ -68,6 +69,16 @@ pub fn sin(name: impl Into<String>, does: Vec<Act>, gets: Answer) -> Sin {
 }
 
 impl Sin {
+    /// Tells whether it can be committed by a transport. By TCP, a stream without a byte
+    /// is a word already, and it is the connection that nobody reads: both are among
+    /// [`tcp`](super::tcp)'s own.
+    fn goes_by(&self, transport: Transport) -> bool {
+        match transport {
+            Transport::Quic => true,
+            Transport::Tcp => !matches!(self.does.first(), None | Some(Act::IsDeaf)),
+        }
+    }
+
     /// Grants the broker more deadlines than one.
     #[must_use]
     pub fn within(mut self, deadlines: u32) -> Self {
@@ -82,32 +93,41 @@ pub fn framed(body: &[u8]) -> Vec<u8> {
     [&length.to_be_bytes(), body].concat()
 }
 
-/// Commits a sin on the port of this ALPN as person `who`, and returns what came
+/// Commits a sin by a transport and an ALPN as person `who`, and returns what came
 /// of it.
 ///
 /// # Errors
 ///
 /// When nothing came in time, or what is honest in it did not work.
-pub async fn commit(place: &Place, alpn: &[u8], who: usize, sin: &Sin) -> Result<Answer> {
-    let from = place.caller();
-    let mut config = quinn::ClientConfig::new(Arc::new(credulous(&[alpn])?));
-    if let Some(Act::IsDeaf) = sin.does.first() {
-        let mut deaf = TransportConfig::default();
-        deaf.stream_receive_window(0_u32.into());
-        config.transport_config(Arc::new(deaf));
-    }
+pub async fn commit(
+    place: &Place,
+    (transport, alpn): (Transport, &[u8]),
+    who: usize,
+    sin: &Sin,
+) -> Result<Answer> {
+    let (from, to) = (place.caller(), place.site.listen());
     let name = format!("p{who}");
     // Before the connection: a deadline of its own runs from there on.
     let attaches =
         sin.does.iter().any(|act| matches!(act, Act::Attach(_) | Act::Attaches | Act::Works));
-    let held = if attaches { Some(tickets::right(place, from, &name).await?) } else { None };
-    let line = Line::open_with(config, from, place.site.listen()).await?;
+    let held =
+        if attaches { Some(tickets::right(place, transport, from, &name).await?) } else { None };
+    let line = match (sin.does.first(), transport) {
+        (Some(Act::IsDeaf), Transport::Quic) => {
+            let mut config = quinn::ClientConfig::new(Arc::new(credulous(&[alpn])?));
+            let mut deaf = TransportConfig::default();
+            deaf.stream_receive_window(0_u32.into());
+            config.transport_config(Arc::new(deaf));
+            Line::open_with(config, from, to).await?
+        }
+        _ => Line::open_by(transport, from, to, alpn).await?,
+    };
     let keys = Keys::generate()?;
     let mut sinner = Sinner { place, name, keys, held, line, txn: None, works: None };
     for act in &sin.does {
         // Whoever is closed in the middle of it hears why below.
         if let Err(error) = sinner.act(act).await
-            && sinner.line.connection.close_reason().is_none()
+            && timeout(DEADLINE + SLACK, sinner.line.ended()).await.is_err()
         {
             return Err(error);
         }
@@ -117,7 +137,7 @@ pub async fn commit(place: &Place, alpn: &[u8], who: usize, sin: &Sin) -> Result
     if let Some((_, send, receive)) = sinner.works.as_mut().filter(|_| answer != Answer::Served) {
         echo(send, receive, "still mine").await.context("the session is disturbed")?;
     }
-    sinner.line.connection.close(0_u32.into(), b"");
+    sinner.line.close();
     Ok(answer)
 }
 
@@ -130,7 +150,7 @@ struct Sinner<'a> {
     line: Line,
     txn: Option<Bytes<16>>,
     /// A line where somebody is at work, and the desktop on it.
-    works: Option<(Line, quinn::SendStream, quinn::RecvStream)>,
+    works: Option<(Line, Send, Receive)>,
 }
 
 impl Sinner<'_> {
@@ -165,7 +185,8 @@ impl Sinner<'_> {
                 attached(&mut self.line, &attach).await
             }
             Act::Works => {
-                let mut line = Line::open(self.place.site.listen(), ALPN_SESSION).await?;
+                let (by, to) = (self.line.transport(), self.place.site.listen());
+                let mut line = Line::open_by(by, HERE, to, ALPN_SESSION).await?;
                 let attach = self.attach(&Forgery::default(), &line).await?;
                 attached(&mut line, &attach).await?;
                 let (mut send, mut receive) = line.desktop().await?;
@@ -181,7 +202,7 @@ impl Sinner<'_> {
                     }
                     tokio::select! {
                         () = sleep(Duration::from_secs(1)) => {}
-                        _ = self.line.connection.closed() => break,
+                        _ = self.line.ended() => break,
                     }
                 }
                 Ok(())
@@ -213,7 +234,14 @@ impl Sinner<'_> {
     async fn answer(&mut self) -> Result<Answer> {
         loop {
             let Ok(heard) = self.line.hear::<Value>().await else {
-                return closed(&self.line.connection.closed().await);
+                return match self.line.ended().await {
+                    Ended::Quic(why) => closed(&why),
+                    // What HTTP/2 says of its own is below the broker's codes.
+                    Ended::Tcp(Closed::Said(error @ 1..0x100)) => {
+                        Ok(Answer::Transport(error.into()))
+                    }
+                    Ended::Tcp(_) => Ok(Answer::Closed),
+                };
             };
             match heard["type"].as_str() {
                 Some("error") => return Ok(Answer::Code(code(&heard["code"])?)),
@@ -295,10 +323,11 @@ pub fn against_frames() -> Vec<Sin> {
 /// Names every sin that got something else.
 pub async fn commit_all(
     place: &Arc<Place>,
-    alpn: &'static [u8],
+    way: (Transport, &'static [u8]),
     people: usize,
     sins: Vec<Sin>,
 ) -> Result<()> {
+    let sins: Vec<_> = sins.into_iter().filter(|sin| sin.goes_by(way.0)).collect();
     let sins = Arc::new(sins);
     let mut lanes = tokio::task::JoinSet::new();
     for who in 0..people {
@@ -306,7 +335,7 @@ pub async fn commit_all(
         lanes.spawn(async move {
             let mut wrong = Vec::new();
             for sin in sins.iter().skip(who).step_by(people) {
-                match commit(&place, alpn, who, sin).await {
+                match commit(&place, way, who, sin).await {
                     Ok(answer) if sin.gets.is(answer) => {}
                     Ok(answer) => {
                         wrong.push(format!("{}: {answer:?}, not {:?}", sin.name, sin.gets));

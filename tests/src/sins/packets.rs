@@ -202,7 +202,7 @@ pub async fn commit(place: &Place, sin: &Sin) -> Result<Answer> {
     }
     // Without a hello the broker ends it by its own deadline at the latest. Its
     // word of it may be lost in the flood; one more packet has it said again.
-    let connection = line.connection.clone();
+    let connection = line.quic().context("not by QUIC")?.clone();
     let why = timeout(DEADLINE + SLACK, async {
         let mut again = tokio::time::interval(AGAIN);
         loop {

@@ -3,7 +3,6 @@
 //! the same, the site's own key signs it.
 
 use std::net::Ipv4Addr;
-use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 use aws_lc_rs::hmac;
@@ -26,7 +25,7 @@ use super::Answer;
 use super::change::{Change, spoil};
 use super::conversation::{Act, Sin, sin};
 use super::place::{PASSWORD, Place};
-use crate::stranger::{Keys, Line, credulous, grant_purpose, login_over, ticket_purpose};
+use crate::stranger::{HERE, Keys, Line, Transport, grant_purpose, login_over, ticket_purpose};
 
 /// What is wrong with an attach. By default, nothing.
 #[derive(Debug, Clone)]
@@ -128,9 +127,13 @@ pub struct Held {
 /// # Errors
 ///
 /// When they are refused.
-pub async fn right(place: &Place, from: Ipv4Addr, name: &str) -> Result<Held> {
-    let config = quinn::ClientConfig::new(Arc::new(credulous(&[ALPN_LOGIN])?));
-    let mut line = Line::open_with(config, from, place.site.listen()).await?;
+pub async fn right(
+    place: &Place,
+    transport: Transport,
+    from: Ipv4Addr,
+    name: &str,
+) -> Result<Held> {
+    let mut line = Line::open_by(transport, from, place.site.listen(), ALPN_LOGIN).await?;
     let keys = Keys::generate()?;
     match login_over(&mut line, &keys, name, PASSWORD).await? {
         BrokerMessage::Ticket(answer) => Ok(Held { keys, answer: *answer }),
@@ -164,7 +167,8 @@ pub async fn attach(place: &Place, held: &Held, forgery: &Forgery, line: &Line) 
     };
     let exporter = match forgery.proof {
         Proof::OfOtherConnection => {
-            Line::open(place.site.listen(), ALPN_SESSION).await?.exporter()?
+            let to = place.site.listen();
+            Line::open_by(line.transport(), HERE, to, ALPN_SESSION).await?.exporter()?
         }
         _ => line.exporter()?,
     };
