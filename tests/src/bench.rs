@@ -11,7 +11,7 @@ mod echo;
 mod flow;
 mod idle;
 mod line;
-mod machine;
+pub(crate) mod machine;
 mod office;
 mod picture;
 mod programs;

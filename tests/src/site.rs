@@ -9,6 +9,7 @@ use std::ops::RangeInclusive;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use argon2::{Algorithm, Argon2, Params, PasswordHasher as _, Version};
@@ -18,6 +19,7 @@ use tegata_parts::slapd::{self, Slapd};
 use tempfile::TempDir;
 
 use crate::api::Api;
+use crate::bench::machine;
 use crate::staff::{Device, Login};
 use crate::wait;
 
@@ -452,6 +454,15 @@ impl Site {
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         let kib = line.and_then(|line| line.split_whitespace().next()).context("no VmRSS")?;
         Ok(kib.parse()?)
+    }
+
+    /// Returns the processor time that the broker has used since its start.
+    ///
+    /// # Errors
+    ///
+    /// When it does not run.
+    pub fn cpu(&self) -> Result<Duration> {
+        machine::cpu(self.process()?)
     }
 
     /// Returns the file of the store.

@@ -19,6 +19,7 @@ use tegata_tests::sins::{
     seed, session, tcp, tickets, vagrant,
 };
 use tegata_tests::stranger::{self, HERE, Keys, Line, Transport, attach_with, ticket_purpose};
+use tegata_tests::timing::Honest;
 use tegata_tests::wait;
 use tokio::task::{JoinSet, spawn_blocking};
 
@@ -442,4 +443,42 @@ async fn connections_that_only_stand_there_keep_no_operator_out() -> Result<()> 
     ensure!(asked.starts_with("HTTP/1.1 200"), "{asked}");
     place.meanwhile(operations::are_ended(standing)).await?;
     place.has_endured(before, GROWTH_KIB).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crowd_at_the_operations_port_is_refused_and_keeps_no_login_out() -> Result<()> {
+    let (requests, standing, logins) =
+        if is_long() { (4_000, 10_000, 200) } else { (160, 1_500, 10) };
+    let place = place(1).await?;
+    let key = std::fs::read_to_string(place.site.path("api.key"))?;
+    let (key, to) = (key.trim(), place.site.operations());
+    let (broker, name, password) = (place.site.listen(), "p0", PASSWORD);
+    let honest = Honest { broker, from: HERE, name, password };
+    let alone = honest.alone(logins).await?;
+    let before = place.memory_kib()?;
+    let used = place.site.cpu()?;
+    operations::pester(&place, key, requests).await?;
+    let used = place.site.cpu()?.saturating_sub(used);
+    let cpu_ms = used.as_secs_f64() * 1e3 / f64::from(u32::try_from(requests)?);
+
+    let crowd = async {
+        let mut idle = operations::stand_there(to, standing).await?;
+        let pestering = operations::pester(&place, key, requests);
+        // Those that were closed meanwhile come again.
+        let (unheard, again) = tokio::try_join!(pestering, operations::stand_there(to, standing))?;
+        idle.extend(again);
+        Ok((unheard, idle))
+    };
+    let ((unheard, idle), beside) = honest.beside(crowd).await?;
+    println!(
+        "{}",
+        serde_json::json!({
+            "bench": "operations_crowd", "requests": requests, "standing": standing,
+            "cpu_ms_per_refusal": cpu_ms, "made_room_unheard": unheard,
+            "alone": alone, "beside": beside,
+        })
+    );
+    operations::are_ended(idle).await?;
+    ensure!(!place.site.log().contains(key), "the log holds a key");
+    place.has_endured(before, GROWTH_KIB + operations::BODIES_KIB).await
 }

@@ -18,7 +18,7 @@ pub(super) fn raise_descriptor_limit() -> Result<()> {
 
 /// Returns the processor time that all threads of a process have used, those that ended included:
 /// the kernel's own sum, in nanoseconds, of which `utime` and `stime` are the rounded parts.
-pub(super) fn cpu(process: u32) -> Result<Duration> {
+pub(crate) fn cpu(process: u32) -> Result<Duration> {
     let clock = clock_getcpuclockid(Pid::from_raw(process.cast_signed()))?;
     Ok(clock_gettime(clock)?.into())
 }

@@ -1,11 +1,13 @@
 //! Sins against the operations port: HTTP/1.1 over TCP on loopback.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::place::Place;
@@ -82,7 +84,7 @@ pub fn table() -> Vec<Sin> {
             length("PUT /v1/pools/keiri", "content-length: 1000000000000"),
             status(401),
         ),
-        sin("a body of 8 MiB and more", put(&"x".repeat(8 * 1024 * 1024 + 1)), status(413)),
+        sin("a body of 8 MiB and more", put(&"x".repeat(BODY_MAX + 1)), status(413)),
         sin(
             "a length of words",
             length("PUT /v1/pools/keiri", "content-length: many"),
@@ -244,10 +246,85 @@ fn rubbish() -> Vec<(&'static str, String)> {
     ]
 }
 
+/// Requests that are refused, of each kind that a crowd would send.
+fn crowd() -> [Sin; 4] {
+    let status = Answer::Status;
+    let json = "content-type: application/json";
+    let wrong = "authorization: Bearer tegata_AAAA";
+    let huge = "x".repeat(BODY_MAX + 1);
+    let put = |key, body: &str| request("PUT /v1/pools/keiri", &[key, json], body);
+    let announced =
+        "PUT /v1/pools/keiri HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000000000\r\n\r\n";
+    [
+        sin("no key", request("GET /v1/pools", &[], ""), status(401)),
+        sin("a wrong key", request("GET /v1/sessions", &[wrong], ""), status(401)),
+        sin("a huge body that is only announced", announced, status(401)),
+        sin("a huge body", put("authorization: Bearer KEY", &huge), status(413)),
+    ]
+}
+
+/// Largest body that is taken, in bytes.
+const BODY_MAX: usize = 8 * 1024 * 1024;
+
+/// How many of a crowd ask at once.
+const HANDS: usize = 16;
+
+/// What the bodies of all of them may take in memory at once, in KiB.
+pub const BODIES_KIB: u64 = (HANDS * BODY_MAX / 1024) as u64;
+
+/// How often somebody asks again whose connection made room before it was heard.
+const TRIES: usize = 20;
+
+/// Sends so many requests that are refused, many at once, and returns how many
+/// connections made room for others before they were heard.
+///
+/// # Errors
+///
+/// Names a request that got something else.
+pub async fn pester(place: &Place, key: &str, requests: usize) -> Result<usize> {
+    let to = place.site.operations();
+    // Written once: what the requests cost here is not to be taken from the broker.
+    let crowd: Arc<[_]> = crowd().map(|sin| (sin.sends(key), sin)).into();
+    let mut hands = JoinSet::new();
+    for hand in 0..HANDS {
+        let crowd = Arc::clone(&crowd);
+        hands.spawn(async move {
+            let mut unheard = 0;
+            for n in (hand..requests).step_by(HANDS) {
+                // Not all of them the huge one at the same time.
+                let (sends, sin) = &crowd[(n / HANDS + hand) % crowd.len()];
+                let mut answer = ask(to, sends, false).await?;
+                for _ in 1..TRIES {
+                    if answer != Answer::Closed {
+                        break;
+                    }
+                    unheard += 1;
+                    answer = ask(to, sends, false).await?;
+                }
+                ensure!(sin.gets.is(answer), "{}: {answer:?}, not {:?}", sin.name, sin.gets);
+            }
+            Ok(unheard)
+        });
+    }
+    hands.join_all().await.into_iter().sum()
+}
+
 impl Sin {
     fn finished(mut self) -> Self {
         self.finishes = true;
         self
+    }
+
+    /// Returns what it sends where the site's key is this one.
+    fn sends(&self, key: &str) -> Vec<u8> {
+        let mut sends = Vec::with_capacity(self.sends.len());
+        let mut rest = &self.sends[..];
+        while let Some(at) = rest.windows(KEY.len()).position(|window| window == KEY.as_bytes()) {
+            sends.extend([&rest[..at], key.as_bytes()].concat());
+            rest = &rest[at + KEY.len()..];
+        }
+        sends.extend(rest);
+        sends
     }
 }
 
@@ -257,17 +334,14 @@ impl Sin {
 ///
 /// When nothing comes of it in time.
 pub async fn commit(place: &Place, key: &str, sin: &Sin) -> Result<Answer> {
-    let mut stream = TcpStream::connect(place.site.operations()).await?;
-    let mut sends = Vec::with_capacity(sin.sends.len());
-    let mut rest = &sin.sends[..];
-    while let Some(at) = rest.windows(KEY.len()).position(|window| window == KEY.as_bytes()) {
-        sends.extend([&rest[..at], key.as_bytes()].concat());
-        rest = &rest[at + KEY.len()..];
-    }
-    sends.extend(rest);
+    ask(place.site.operations(), &sin.sends(key), sin.finishes).await
+}
+
+async fn ask(to: SocketAddr, sends: &[u8], finishes: bool) -> Result<Answer> {
+    let mut stream = TcpStream::connect(to).await?;
     // The port may close before it has everything.
-    let _sent = stream.write_all(&sends).await;
-    if sin.finishes {
+    let _sent = stream.write_all(sends).await;
+    if finishes {
         let _closed = stream.shutdown().await;
     }
     answer(&mut stream).await
