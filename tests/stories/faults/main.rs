@@ -1,5 +1,5 @@
 //! What goes wrong around a broker, and what of it nobody may notice: directories,
-//! desktops, disks, clocks, descriptors, slow readers, and the power.
+//! desktops, disks, clocks, descriptors, slow readers, the power, and a rush of returns.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
@@ -11,6 +11,7 @@ mod directory;
 mod disk;
 mod power;
 mod readers;
+mod returns;
 
 const PASSWORD: &str = "Himitsu-1";
 
