@@ -14,7 +14,7 @@ use crate::session::Control;
 
 /// How long after the desktop's bytes have stopped the gateway is asked whether it is
 /// still there; once, and then by keep-alives.
-const STOP_NOTICED: Duration = Duration::from_secs(2);
+const STOP_NOTICED: Duration = Duration::from_secs(1);
 
 /// What an idle link is looked at for, now and then: whether its keep-alives are
 /// answered.
