@@ -40,7 +40,6 @@ use crate::adapters::key_file::KeyFile;
 use crate::adapters::sqlite::{self, OpenError};
 use crate::adapters::system_clock::SystemClock;
 use crate::api::act::Acts;
-
 use crate::api::{self, Api, Site, SiteFault};
 use crate::flows::assignment::Assignments;
 use crate::flows::catalogue::Catalogue;

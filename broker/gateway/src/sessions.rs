@@ -424,8 +424,8 @@ impl Registration {
     }
 
     /// Tells whether the session is on this connection to its desktop here, and could
-    /// go on from this offset. While a link has only begun or is ending, that is left to
-    /// the broker and to [`unshelve`](Self::unshelve): nothing is disturbed by then.
+    /// go on from this offset. While a link has only begun or is ending, nothing is carried,
+    /// and that is left to the broker and to [`unshelve`](Self::unshelve).
     pub(crate) fn may_resume(&self, incarnation: Incarnation, received: u64) -> bool {
         let table = self.sessions.table();
         let Some(entry) = table.sessions.get(&self.link.sid) else { return false };

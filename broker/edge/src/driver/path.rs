@@ -37,8 +37,7 @@ impl Path {
     /// Begins with whoever sent a first datagram of so many bytes; `proven` if it has
     /// answered before.
     pub(super) fn new(here: IpAddr, received: usize, proven: bool) -> Self {
-        let claim = Claim { host: here, received, sent: 0, answers: None };
-        let claimed = (!proven).then(|| Box::new(claim));
+        let claimed = (!proven).then(|| Box::new(Claim { received, ..Claim::of(here) }));
         Self { here, shown: proven.then_some(here), before: None, claimed }
     }
 
@@ -67,7 +66,7 @@ impl Path {
     /// made up is of 1,200 bytes at least, so that it pays for what it could gain.
     fn look(&mut self, here: IpAddr, answers: impl FnOnce() -> u64) {
         self.here = here;
-        let Some(claim) = self.claimed.as_mut().filter(|claim| claim.host == here) else { return };
+        let Some(claim) = self.claim_of(here) else { return };
         let answers = answers();
         let before = *claim.answers.get_or_insert(answers);
         if answers > before && claim.received >= CHALLENGE + CHALLENGE / AMPLIFICATION_MAX {
@@ -93,13 +92,17 @@ impl Path {
 
     /// Notes a datagram that was sent.
     pub(super) fn sent(&mut self, to: IpAddr, bytes: usize) {
-        if let Some(claim) = self.claimed.as_mut().filter(|claim| claim.host == to) {
+        if let Some(claim) = self.claim_of(to) {
             claim.sent = claim.sent.saturating_add(bytes);
         }
     }
 
     fn is_shown(&self, host: IpAddr) -> bool {
         [self.shown, self.before].contains(&Some(host))
+    }
+
+    fn claim_of(&mut self, host: IpAddr) -> Option<&mut Claim> {
+        self.claimed.as_deref_mut().filter(|claim| claim.host == host)
     }
 
     fn is_own(&mut self, host: IpAddr) {
