@@ -246,6 +246,13 @@ pub(crate) struct Peer {
     pub(crate) hear: Frames,
 }
 
+impl Drop for Peer {
+    /// What was said still arrives.
+    fn drop(&mut self) {
+        self.say.finish();
+    }
+}
+
 impl Peer {
     pub(crate) async fn hear<M: DeserializeOwned>(&mut self) -> Result<M, LinkError> {
         self.hear.next(LIMIT_AFTER).await

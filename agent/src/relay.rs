@@ -507,7 +507,11 @@ impl<R: AsyncRead + Unpin> Source<R> {
             self.buffer.reserve(READ_MAX);
         }
         match self.viewer.read_buf(&mut self.buffer).await {
-            Ok(0) | Err(_) => self.has_ended = true,
+            Ok(0) => self.has_ended = true,
+            Err(error) => {
+                tracing::info!(%error, "The viewer can no longer be read from");
+                self.has_ended = true;
+            }
             Ok(_) => account.push(self.buffer.split().freeze()),
         }
     }
@@ -558,5 +562,12 @@ fn tell(first_byte: &mut Option<oneshot::Sender<()>>) {
 
 /// Says what a write to a viewer came to.
 fn some(written: io::Result<usize>) -> Result<usize, End> {
-    written.ok().filter(|written| *written > 0).ok_or(End::Viewer)
+    match written {
+        Ok(0) => Err(End::Viewer),
+        Ok(written) => Ok(written),
+        Err(error) => {
+            tracing::info!(%error, "The viewer takes no more");
+            Err(End::Viewer)
+        }
+    }
 }

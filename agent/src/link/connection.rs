@@ -8,7 +8,8 @@ use tegata_proto::proof::{EXPORTER_LABEL, EXPORTER_LEN};
 
 use super::{CHUNK_MAX, Fault, LinkError, Transport, tcp};
 
-/// Application code of a connection that is closed in good order.
+/// Application code of a connection that is closed in good order, and of a stream that
+/// is given up.
 const CLOSE: VarInt = VarInt::from_u32(0);
 
 /// How often QUIC tries a size before it gives it up.
@@ -24,9 +25,13 @@ enum Carrier {
     Tcp(tcp::Connection),
 }
 
-/// Carries bytes to the peer.
+/// Carries bytes to the peer. Dropped before it is [finished](Self::finish), it is
+/// reset, so that nobody takes a cut for an end.
 #[derive(Debug)]
-pub struct SendStream(Out);
+pub struct SendStream {
+    out: Out,
+    is_finished: bool,
+}
 
 #[derive(Debug)]
 enum Out {
@@ -156,13 +161,26 @@ impl Connection {
 
 impl From<quinn::SendStream> for SendStream {
     fn from(stream: quinn::SendStream) -> Self {
-        Self(Out::Quic(stream))
+        Self { out: Out::Quic(stream), is_finished: false }
     }
 }
 
 impl From<tcp::SendStream> for SendStream {
     fn from(stream: tcp::SendStream) -> Self {
-        Self(Out::Tcp(stream))
+        Self { out: Out::Tcp(stream), is_finished: false }
+    }
+}
+
+impl Drop for SendStream {
+    fn drop(&mut self) {
+        if self.is_finished {
+            return;
+        }
+        match &mut self.out {
+            // Fails only where the peer has given it up.
+            Out::Quic(stream) => drop(stream.reset(CLOSE)),
+            Out::Tcp(stream) => stream.reset(),
+        }
     }
 }
 
@@ -186,7 +204,7 @@ impl SendStream {
     ///
     /// The connection is lost, or the peer takes no more of this stream.
     pub async fn write(&mut self, bytes: &mut Bytes) -> Result<usize, LinkError> {
-        match &mut self.0 {
+        match &mut self.out {
             Out::Quic(stream) => {
                 let written = stream.write_chunks(std::slice::from_mut(bytes)).await;
                 written.map(|written| written.bytes).map_err(unsent)
@@ -197,24 +215,17 @@ impl SendStream {
 
     /// Says that nothing follows.
     pub fn finish(&mut self) {
-        match &mut self.0 {
+        self.is_finished = true;
+        match &mut self.out {
             Out::Quic(stream) => drop(stream.finish()),
             Out::Tcp(stream) => stream.finish(),
-        }
-    }
-
-    /// Says that the rest does not come. By QUIC the close that follows does.
-    #[cfg(test)]
-    pub(crate) fn abort(&mut self) {
-        if let Out::Tcp(stream) = &mut self.0 {
-            stream.abort();
         }
     }
 
     /// Waits until the peer has everything, where only that keeps a close from
     /// cutting it off. The caller bounds the wait.
     pub async fn arrived(&mut self) {
-        match &mut self.0 {
+        match &mut self.out {
             Out::Quic(stream) => drop(stream.stopped().await),
             // A close sends the rest.
             Out::Tcp(_) => {}

@@ -319,16 +319,8 @@ impl SendStream {
         let _ = self.0.send_data(Bytes::new(), true);
     }
 
-    #[cfg(test)]
-    pub(super) fn abort(&mut self) {
+    pub(super) fn reset(&mut self) {
         self.0.send_reset(h2::Reason::CANCEL);
-    }
-}
-
-impl Drop for SendStream {
-    /// As with QUIC, a stream is finished and not aborted by being dropped.
-    fn drop(&mut self) {
-        self.finish();
     }
 }
 

@@ -105,13 +105,13 @@ impl Desk {
         let (mut passed, mut has_ended) = (0, false);
         loop {
             if most.is_some_and(|most| passed >= most) {
-                send.abort();
+                drop(send);
                 peer.connection.close(1_u8.into(), b"");
                 return Ok(());
             }
             if self.held().carried != link {
                 let cause = Code::Superseded;
-                send.abort();
+                drop(send);
                 peer.say(&GatewayMessage::End { cause }).await?;
                 peer.connection.close(70_u8.into(), cause.as_str().as_bytes());
                 return Ok(());

@@ -1,7 +1,8 @@
 //! The two halves of a stream, as a handler on tokio has them.
 //!
-//! Dropped, a half that sends finishes and a half that receives takes nothing more,
-//! unless it was joined to a desktop meanwhile.
+//! Dropped, a half that sends is reset unless it was shut down, so that nobody takes
+//! a cut for an end, and a half that receives takes nothing more; but not where it was
+//! joined to a desktop meanwhile.
 
 use std::io;
 use std::pin::Pin;

@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use quinn_proto::{ClosedStream, FinishError, ReadError, StreamId, VarInt, WriteError};
+use quinn_proto::{ClosedStream, ReadError, StreamId, VarInt, WriteError};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::connection::Shared;
@@ -170,8 +170,10 @@ impl AsyncWrite for SendStream {
 
     /// Finishes the stream, and is done when the peer has received everything.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut state = self.shared.state();
-        let mut stream = state.quic.send_stream(self.id);
+        let this = self.get_mut();
+        this.over = true;
+        let mut state = this.shared.state();
+        let mut stream = state.quic.send_stream(this.id);
         let finished = stream.finish().is_ok();
         match stream.stopped() {
             // Nothing is known of a stream any more that has arrived.
@@ -182,10 +184,10 @@ impl AsyncWrite for SendStream {
         if let Some(lost) = &state.lost {
             return Poll::Ready(Err(lost.clone().into()));
         }
-        state.writers.insert(self.id, cx.waker());
+        state.writers.insert(this.id, cx.waker());
         drop(state);
         if finished {
-            self.shared.ring();
+            this.shared.ring();
         }
         Poll::Pending
     }
@@ -198,11 +200,8 @@ impl Drop for SendStream {
         if self.over || state.lost.is_some() {
             return;
         }
-        let mut stream = state.quic.send_stream(self.id);
-        if let Err(FinishError::Stopped(code)) = stream.finish() {
-            // Fails only where it has been reset already.
-            let _ = stream.reset(code);
-        }
+        // Fails only where the peer has given it up.
+        let _ = state.quic.send_stream(self.id).reset(NOT_WANTED);
         drop(state);
         self.shared.ring();
     }

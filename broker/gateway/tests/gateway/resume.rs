@@ -156,6 +156,24 @@ async fn a_link_that_never_opened_its_channel_is_followed_by_one_that_goes_on() 
 }
 
 #[tokio::test]
+async fn a_link_that_is_superseded_while_it_opens_its_channel_is_cut_and_not_ended() {
+    let mut seated = seated().await;
+    let mut call = seated.office.call().await;
+    call.attach(seated.person.resume(2, &call.exporter, 1, 0)).await;
+    call.attached().await;
+    // The rest of what opens the channel is still on its way.
+    let (mut send, mut recv) = call.connection.open_bi().await.expect("a stream");
+    send.write_all(&[0]).await.expect("room");
+    call.say(&json!({"type": "dance"})).await;
+    assert_eq!(call.hear().await, GatewayMessage::Error(Code::Unsupported.into()));
+    let (_call, mut line, _) = seated.resume(3, 0).await;
+    let cut = within(recv.read(&mut [0; 1])).await;
+    assert!(cut.is_err(), "an end would be the desktop's: {cut:?}");
+    assert_eq!(call.hear().await, GatewayMessage::End { cause: Code::Superseded });
+    seated.is_whole(&mut line).await;
+}
+
+#[tokio::test]
 async fn what_an_attach_has_named_may_be_said_again_before_the_channel_is_open() {
     let mut seated = seated().await;
     seated.desktop.write_all(&numbered(0, 300)).await.expect("room");
