@@ -11,10 +11,15 @@ use crate::office::{Desk, attached, known};
 
 /// Waits for an event of this name.
 pub(super) async fn comes(watch: &mut Receiver<Event>, name: &str) -> Event {
+    comes_one_of(watch, &[name]).await
+}
+
+/// Waits for an event of one of these names.
+pub(super) async fn comes_one_of(watch: &mut Receiver<Event>, names: &[&str]) -> Event {
     loop {
         let event = watch.recv().await.expect("the run goes on");
         let json = serde_json::to_value(&event).expect("JSON");
-        if json["event"] == name {
+        if json["event"].as_str().is_some_and(|name| names.contains(&name)) {
             return event;
         }
     }

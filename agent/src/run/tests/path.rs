@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use tokio::sync::mpsc;
 
-use super::lost::{arrived, comes, exchange, links};
+use super::lost::{arrived, comes, comes_one_of, exchange, links};
 use super::*;
 use crate::network::Network;
 use crate::office::{Desk, Wire, known};
@@ -244,7 +244,8 @@ async fn a_network_that_does_not_let_the_connection_along_is_left_by_a_new_link(
         comes(&mut watch, "link_lost").await;
         wire.set_dark(false);
         viewer.write_all(&up[50_000..]).await.expect("it is kept");
-        arrived(&desk, &up).await;
+        // They may arrive before the agent knows.
+        tokio::join!(arrived(&desk, &up), comes_one_of(&mut watch, &["resumed", "migrated"]));
     };
     let (code, ()) = soon(async { tokio::join!(carried, doing) }).await;
     assert_eq!(code, Code::Disconnected);
