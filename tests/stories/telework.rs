@@ -395,7 +395,6 @@ fn a_lid_that_was_closed_for_a_while_opens_on_the_same_connection() -> Result<()
     echo(&mut desktop, "after")?;
     let sessions = path.office.site.api()?.sessions()?;
     assert_eq!((sessions.len(), &sessions[0]["state"]), (1, &"active".into()), "{sessions:?}");
-    assert!(sessions[0]["link"].as_u64().unwrap() > 1, "{sessions:?}");
     let attached = sato.events().iter().filter(|event| event["event"] == "attached").count();
     assert_eq!(attached, 1, "the viewer was not started again");
     drop(desktop);
