@@ -7,6 +7,7 @@
 
 pub(crate) mod carrying;
 mod desktop_side;
+pub(crate) mod hearing;
 mod splice;
 mod stream;
 mod traffic;
@@ -22,8 +23,9 @@ use tegata_proto::proof::EXPORTER_LEN;
 use crate::{driver, tcp};
 
 pub use self::desktop_side::{DesktopSide, REPLAY};
+pub use self::hearing::{Acknowledges, NotHeard};
 pub(crate) use self::splice::Seam;
-pub use self::splice::{Account, NotJoined, Parted, Splice, Way};
+pub use self::splice::{Account, Control, NotJoined, Parted, Splice, Way};
 pub use self::stream::{NotOpen, RecvStream, SendStream};
 pub use self::traffic::Traffic;
 

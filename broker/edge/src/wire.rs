@@ -92,6 +92,11 @@ impl<S: AsyncRead + Send + Unpin> FrameReader<S> {
     pub fn into_inner(self) -> S {
         self.stream
     }
+
+    /// Gives the stream back, and what has come of the next frame.
+    pub(crate) fn into_parts(self) -> (S, Decoder) {
+        (self.stream, self.decoder)
+    }
 }
 
 impl<S> fmt::Debug for FrameReader<S> {

@@ -9,13 +9,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quinn_proto::VarInt;
-use tegata_edge::connection::{DesktopSide, NotJoined, RecvStream, SendStream, Splice, Way};
+use tegata_edge::connection::{
+    self, DesktopSide, NotHeard, NotJoined, RecvStream, SendStream, Splice, Way,
+};
 use tegata_edge::network::NetworkClass;
 use tegata_edge::wire::{FrameReader, FrameWriter, WireError};
 use tegata_edge::{Connection, Link};
 use tegata_proto::code::Code;
 use tegata_proto::encoding::Secret;
-use tegata_proto::frame::LIMIT_AFTER;
+use tegata_proto::frame::{self, LIMIT_AFTER};
 use tegata_proto::id::Incarnation;
 use tegata_proto::key::Thumbprint;
 use tegata_proto::replay::{ACK_BYTES, ACK_DELAY};
@@ -93,7 +95,8 @@ struct Kept {
 
 /// The control conversation of a link.
 struct Control<'a> {
-    reader: &'a mut FrameReader,
+    /// Until the desktop is joined; then the agent is heard where its bytes are carried.
+    reader: Option<FrameReader>,
     writer: &'a mut FrameWriter,
     renewing: Renewing<'a>,
     standing: Standing<'a>,
@@ -139,7 +142,7 @@ impl Gateway {
     pub(crate) async fn carry(
         &self,
         link: Link,
-        mut reader: FrameReader,
+        reader: FrameReader,
         mut writer: FrameWriter,
         registration: Registration,
         course: Course,
@@ -151,7 +154,7 @@ impl Gateway {
             biased;
             stop = stopping(&registration, &link) => Outcome::Ended(stop.end()),
             outcome = self.run(
-                &link, &mut reader, &mut writer, &registration, course, &mut kept,
+                &link, reader, &mut writer, &registration, course, &mut kept,
             ) => outcome,
         };
         let attached_at = kept.attached_at;
@@ -195,7 +198,7 @@ impl Gateway {
     async fn run(
         &self,
         link: &Link,
-        reader: &mut FrameReader,
+        reader: FrameReader,
         writer: &mut FrameWriter,
         registration: &Registration,
         course: Course,
@@ -256,6 +259,7 @@ impl Gateway {
         registration.watch(link.connection.clone());
         let standing = Standing::new(&*self.broker, registration, epoch, class, place);
         let named = received.unwrap_or(0);
+        let reader = Some(reader);
         let control = Control { reader, writer, renewing, standing, named };
         let joined = converse(&link.connection, control, registration, incarnation, kept).await;
         Outcome::Ended(joined)
@@ -337,7 +341,9 @@ async fn converse(
     };
     let traffic = Arc::clone(registration.traffic());
     let side = kept.side.take().expect("it was put there before this");
-    let splice = match connection.splice(send, recv, side, traffic) {
+    let reader = control.reader.take().expect("nothing was joined before this");
+    let heard = connection::Control { reader, acknowledges };
+    let splice = match connection.splice(send, recv, heard, side, traffic) {
         Ok(splice) => kept.splice.insert(splice),
         Err(NotJoined::Lost { side, .. }) => {
             kept.side = Some(*side);
@@ -434,17 +440,12 @@ impl Control<'_> {
                     owed_until = None;
                     acknowledged(splice)
                 }
-                message = reader.next(LIMIT_AFTER) => match message {
+                message = next(reader, splice) => match message {
                     Ok(AgentMessage::Bye { code }) => return Heard::Bye(code),
-                    Ok(AgentMessage::Ack { channel: Channel::Rdp, received }) => {
-                        match splice.map(|splice| splice.acknowledged(received)) {
-                            Some(Ok(())) => continue,
-                            // Nothing has passed yet: it says again what its attach said, and
-                            // may be quicker than the channel it has opened.
-                            None if received <= *named => continue,
-                            Some(Err(_)) | None => return Heard::Fault(Code::Malformed),
-                        }
-                    }
+                    // Nothing has passed yet: it says again what its attach said, and may be
+                    // quicker than the channel it has opened.
+                    Ok(AgentMessage::Ack { channel: Channel::Rdp, received })
+                        if received <= *named => continue,
                     Ok(AgentMessage::Input { idle_ms }) => {
                         standing.input(Duration::from_millis(idle_ms));
                         continue;
@@ -452,8 +453,11 @@ impl Control<'_> {
                     Ok(AgentMessage::Unsupported) => {
                         GatewayMessage::Error(Code::Unsupported.into())
                     }
-                    Ok(AgentMessage::Attach(_)) => return Heard::Fault(Code::Malformed),
-                    Err(error) => return fault(&error).map_or(Heard::Gone, Heard::Fault),
+                    Ok(AgentMessage::Attach(_) | AgentMessage::Ack { .. })
+                    | Err(NotHeard::Offset(_)) => return Heard::Fault(Code::Malformed),
+                    Err(NotHeard::Wire(error)) => {
+                        return fault(&error).map_or(Heard::Gone, Heard::Fault);
+                    }
                 },
             };
             let deadline = Instant::now() + WRITE_DEADLINE;
@@ -461,6 +465,29 @@ impl Control<'_> {
                 return fault(&error).map_or(Heard::Gone, Heard::Fault);
             }
         }
+    }
+}
+
+/// Waits for what the agent says next, but for how far it has got with what is carried.
+async fn next(
+    reader: &mut Option<FrameReader>,
+    splice: Option<&Splice>,
+) -> Result<AgentMessage, NotHeard> {
+    match (reader, splice) {
+        (Some(reader), _) => Ok(reader.next(LIMIT_AFTER).await?),
+        (None, Some(splice)) => {
+            let body = splice.heard().await?;
+            Ok(frame::read(&body).map_err(WireError::Malformed)?)
+        }
+        (None, None) => std::future::pending().await,
+    }
+}
+
+/// Returns how far an agent has got, if it says only that.
+fn acknowledges(body: &[u8]) -> Option<u64> {
+    match frame::read(body) {
+        Ok(AgentMessage::Ack { channel: Channel::Rdp, received }) => Some(received),
+        Ok(_) | Err(_) => None,
     }
 }
 

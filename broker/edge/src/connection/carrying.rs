@@ -13,11 +13,10 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 
+use super::hearing::{Hearing, Said};
+use super::{DesktopSide, Parted, Traffic, Way};
 use bytes::{Buf as _, Bytes};
 use rustix::buffer::spare_capacity;
-use tegata_proto::replay::BadOffset;
-
-use super::{DesktopSide, Parted, Traffic, Way};
 
 /// Most bytes that one read takes from a desktop.
 const READ_MAX: usize = 256 * 1024;
@@ -28,8 +27,11 @@ pub(crate) const PIECES_MAX: usize = 64;
 /// Most times in a turn that an agent's bytes are taken or a desktop written to.
 const STEPS_PER_TURN: usize = 8;
 
-/// An agent's stream, as one turn sees it.
+/// An agent's streams, as one turn sees them.
 pub(crate) trait Agent {
+    /// Takes what has arrived of what it says, at most so many bytes.
+    fn hear(&mut self, most: usize) -> Said;
+
     /// Takes what has arrived, until there are [`PIECES_MAX`] pieces.
     fn take(&mut self, into: &mut VecDeque<Bytes>) -> Taken;
 
@@ -72,6 +74,7 @@ pub(crate) enum Given {
 pub(crate) struct Carrying {
     side: DesktopSide,
     traffic: Arc<Traffic>,
+    hearing: Hearing,
     up: Up,
     down: Down,
     /// Whether the desktop's socket may have bytes, may take some, and has told of
@@ -122,11 +125,11 @@ pub(crate) struct Scratch(Vec<u8>);
 
 impl Carrying {
     /// Takes both ends into keeping; nothing is known of them yet.
-    pub(crate) fn new(side: DesktopSide, traffic: Arc<Traffic>) -> Self {
+    pub(crate) fn new(side: DesktopSide, traffic: Arc<Traffic>, hearing: Hearing) -> Self {
         let up = Up { ready: true, pieces: VecDeque::new(), last: None, end: End::Open(None) };
         let down = Down { ready: true, end: End::Open(None) };
         let (readable, writable, hung_up, owed) = (true, true, false, None);
-        Self { side, traffic, up, down, readable, writable, hung_up, owed }
+        Self { side, traffic, hearing, up, down, readable, writable, hung_up, owed }
     }
 
     pub(crate) fn side(&mut self) -> &mut DesktopSide {
@@ -144,13 +147,6 @@ impl Carrying {
         (self.side, goes_on)
     }
 
-    /// Notes how far the agent has got. Tells whether the desktop may be read again.
-    pub(crate) fn acknowledged(&mut self, received: u64) -> Result<bool, BadOffset> {
-        let had_room = self.side.replay.has_room();
-        self.side.replay.acknowledge(received)?;
-        Ok(!had_room && self.side.replay.has_room())
-    }
-
     /// Is done when there are at least so many bytes to acknowledge to the agent.
     pub(crate) fn poll_owed(&mut self, bytes: u64, waker: &Waker) -> Poll<()> {
         if self.side.receipt.owed() >= bytes {
@@ -166,6 +162,11 @@ impl Carrying {
         self.hung_up |= hung_up;
         self.readable |= readable || hung_up;
         self.writable |= writable;
+    }
+
+    /// Returns the ear for what the agent says.
+    pub(crate) fn hearing(&mut self) -> &mut Hearing {
+        &mut self.hearing
     }
 
     /// Notes that the agent's stream may have bytes.
@@ -186,6 +187,8 @@ impl Carrying {
         lost: bool,
     ) -> Turn {
         let mut turn = Turn::default();
+        // What it acknowledges makes room for what is read below.
+        self.hearing.hear(agent, &mut self.side.replay, lost, &mut turn);
         if self.up.end.is_open() {
             self.carry_up(agent, lost, &mut turn);
         }
@@ -292,6 +295,7 @@ impl Carrying {
 
     /// Ends both directions without another look at the agent's connection.
     pub(crate) fn lose_agent(&mut self) {
+        self.hearing.lose_agent();
         self.up.pieces = VecDeque::new();
         self.up.end.reach(Parted::AgentGone);
         self.down.end.reach(Parted::AgentGone);

@@ -7,10 +7,10 @@ use std::io;
 use std::sync::{Arc, Weak};
 use std::task::Poll;
 
-use tegata_proto::replay::BadOffset;
-
 use super::carrying::Carrying;
+use super::hearing::{Acknowledges, Hearing, NotHeard};
 use super::{Connection, DesktopSide, Lost, RecvStream, SendStream, Traffic};
+use crate::wire::FrameReader;
 
 /// A direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +48,14 @@ pub enum NotJoined {
     /// The desktop's socket cannot be watched. It is reset.
     #[error("the desktop's socket cannot be watched")]
     Socket(#[source] io::Error),
+}
+
+/// What an agent says beside its bytes.
+pub struct Control {
+    /// Where it says so, as far as it was read.
+    pub reader: FrameReader,
+    /// Which of its frames only acknowledge bytes.
+    pub acknowledges: Acknowledges,
 }
 
 /// A connection, as what joins one of its streams to a desktop sees it.
@@ -92,7 +100,8 @@ pub struct Splice {
 }
 
 impl Connection {
-    /// Joins a stream of this connection to a desktop, and counts what is carried.
+    /// Joins a stream of this connection to a desktop, and counts what is carried. What
+    /// the agent says meanwhile is heard by the [`Splice`].
     ///
     /// # Errors
     ///
@@ -101,17 +110,26 @@ impl Connection {
         &self,
         to_agent: SendStream,
         from_agent: RecvStream,
+        control: Control,
         side: DesktopSide,
         traffic: Arc<Traffic>,
     ) -> Result<Splice, NotJoined> {
-        let carrying = Carrying::new(side, traffic);
-        let seam: Arc<dyn Seam> = match (self, to_agent, from_agent) {
-            (Self::Quic(quic), SendStream::Quic(to_agent), RecvStream::Quic(from_agent)) => {
-                quic.join(to_agent, from_agent, carrying)?
-            }
-            (Self::Tcp(tcp), SendStream::Tcp(to_agent), RecvStream::Tcp(from_agent)) => {
-                tcp.join(to_agent, from_agent, carrying)?
-            }
+        let Control { reader, acknowledges } = control;
+        let (control, decoder) = reader.into_parts();
+        let carrying = Carrying::new(side, traffic, Hearing::new(decoder, acknowledges));
+        let seam: Arc<dyn Seam> = match (self, to_agent, from_agent, control) {
+            (
+                Self::Quic(quic),
+                SendStream::Quic(to_agent),
+                RecvStream::Quic(from_agent),
+                RecvStream::Quic(control),
+            ) => quic.join(to_agent, from_agent, control, carrying)?,
+            (
+                Self::Tcp(tcp),
+                SendStream::Tcp(to_agent),
+                RecvStream::Tcp(from_agent),
+                RecvStream::Tcp(control),
+            ) => tcp.join(to_agent, from_agent, control, carrying)?,
             (Self::Quic(_) | Self::Tcp(_), ..) => {
                 unreachable!("a connection gives out streams of its own transport only")
             }
@@ -136,18 +154,21 @@ impl Splice {
         Account { seam: Arc::downgrade(&self.seam) }
     }
 
-    /// Notes how many of the desktop's bytes the agent has written onward. Without a
-    /// splice it changes nothing.
+    /// Waits for the body of the next frame of the agent's that does not only
+    /// acknowledge bytes. Loses nothing when it is dropped half-way.
     ///
     /// # Errors
     ///
-    /// Refuses what was never sent.
-    pub fn acknowledged(&self, received: u64) -> Result<(), BadOffset> {
-        let may_go_on = look(&*self.seam, |carrying| carrying.acknowledged(received));
-        if may_go_on.transpose()?.unwrap_or(false) {
-            self.seam.ring();
-        }
-        Ok(())
+    /// Nothing more comes, or what came is no frame or acknowledges what was never sent.
+    pub async fn heard(&self) -> Result<Vec<u8>, NotHeard> {
+        let heard = poll_fn(|cx| {
+            look(&*self.seam, |carrying| carrying.hearing().poll(cx.waker()))
+                .unwrap_or(Poll::Pending)
+        })
+        .await;
+        // The next one is not heard before this one is taken.
+        self.seam.ring();
+        heard
     }
 
     /// Waits until at least so many bytes were written onward to the desktop that the

@@ -7,24 +7,32 @@ use quinn_proto::{ReadError, StreamId, WriteError};
 use rustix::event::epoll::EventFlags;
 
 use crate::connection::carrying::{Agent, Carrying, Given, PIECES_MAX, Scratch, Taken, Turn};
+use crate::connection::hearing::Said;
 
 /// What the driver keeps of a splice.
 pub(super) struct Joined {
     pub(super) carrying: Carrying,
     from_agent: StreamId,
     to_agent: StreamId,
+    control: StreamId,
 }
 
-/// Both directions of a stream.
+/// Both directions of a stream, and what the agent says.
 struct Stream<'a> {
     quic: &'a mut quinn_proto::Connection,
     from_agent: StreamId,
     to_agent: StreamId,
+    control: StreamId,
 }
 
 impl Joined {
-    pub(super) fn new(carrying: Carrying, from_agent: StreamId, to_agent: StreamId) -> Self {
-        Self { carrying, from_agent, to_agent }
+    pub(super) fn new(
+        carrying: Carrying,
+        from_agent: StreamId,
+        to_agent: StreamId,
+        control: StreamId,
+    ) -> Self {
+        Self { carrying, from_agent, to_agent, control }
     }
 
     /// Returns the stream from the agent and the one to it.
@@ -45,6 +53,8 @@ impl Joined {
     pub(super) fn readable(&mut self, id: StreamId) {
         if id == self.from_agent {
             self.carrying.agent_readable();
+        } else if id == self.control {
+            self.carrying.hearing().is_readable();
         }
     }
 
@@ -62,12 +72,26 @@ impl Joined {
         scratch: &mut Scratch,
         lost: bool,
     ) -> Turn {
-        let (from_agent, to_agent) = self.streams();
-        self.carrying.turn(&mut Stream { quic, from_agent, to_agent }, scratch, lost)
+        let Self { carrying, from_agent, to_agent, control } = self;
+        let (from_agent, to_agent, control) = (*from_agent, *to_agent, *control);
+        carrying.turn(&mut Stream { quic, from_agent, to_agent, control }, scratch, lost)
     }
 }
 
 impl Agent for Stream<'_> {
+    fn hear(&mut self, most: usize) -> Said {
+        let mut stream = self.quic.recv_stream(self.control);
+        let Ok(mut chunks) = stream.read(true) else { return Said::Over };
+        let said = match chunks.next(most) {
+            Ok(Some(chunk)) => Said::Bytes(chunk.bytes),
+            Ok(None) | Err(ReadError::Reset(_)) => Said::Over,
+            Err(ReadError::Blocked) => Said::Nothing,
+        };
+        // The turn ends with sending, whatever credit there is to give.
+        let _ = chunks.finalize();
+        said
+    }
+
     fn take(&mut self, into: &mut VecDeque<Bytes>) -> Taken {
         let mut stream = self.quic.recv_stream(self.from_agent);
         let Ok(mut chunks) = stream.read(true) else { return Taken::Gone };

@@ -21,10 +21,12 @@ impl Connection {
         &self,
         to_agent: SendStream,
         from_agent: RecvStream,
+        control: RecvStream,
         carrying: Carrying,
     ) -> Result<Arc<dyn Seam>, NotJoined> {
         let shared = Arc::clone(&self.shared);
-        let joined = Joined::new(carrying, from_agent.into_id(), to_agent.into_id());
+        let joined =
+            Joined::new(carrying, from_agent.into_id(), to_agent.into_id(), control.into_id());
         let mut state = shared.state();
         if let Some(lost) = state.lost.clone() {
             drop(state);

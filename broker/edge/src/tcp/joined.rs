@@ -15,6 +15,7 @@ use tokio::io::unix::AsyncFd;
 use super::connection::{Connection, Shared};
 use super::stream::{Body, RecvStream, SendStream, poll_send};
 use crate::connection::carrying::{Agent, Carrying, Given, PIECES_MAX, Scratch, Taken};
+use crate::connection::hearing::Said;
 use crate::connection::{NotJoined, Seam};
 
 thread_local! {
@@ -26,6 +27,7 @@ thread_local! {
 pub(super) struct Joined {
     carrying: Carrying,
     from_agent: Body,
+    control: Body,
     /// Nothing where it was in other hands before.
     to_agent: Option<h2::SendStream<Bytes>>,
     desktop: AsyncFd<Arc<TcpStream>>,
@@ -35,9 +37,10 @@ pub(super) struct Joined {
     write_closed: bool,
 }
 
-/// Both directions of a stream, in one turn.
+/// Both directions of a stream and what the agent says, in one turn.
 struct Stream<'a, 'b> {
     from_agent: &'a mut Body,
+    control: &'a mut Body,
     to_agent: Option<&'a mut h2::SendStream<Bytes>>,
     cx: &'a mut Context<'b>,
 }
@@ -46,10 +49,11 @@ impl Joined {
     /// Carries what can be carried in one turn, and has the task woken for more.
     pub(super) fn turn(&mut self, cx: &mut Context<'_>, lost: bool) {
         self.look(cx);
-        let Self { carrying, from_agent, to_agent, .. } = self;
+        let Self { carrying, from_agent, control, to_agent, .. } = self;
+        carrying.hearing().is_readable();
         carrying.agent_readable();
         carrying.agent_writable();
-        let mut stream = Stream { from_agent, to_agent: to_agent.as_mut(), cx };
+        let mut stream = Stream { from_agent, control, to_agent: to_agent.as_mut(), cx };
         let turn = SCRATCH.with_borrow_mut(|scratch| carrying.turn(&mut stream, scratch, lost));
         if turn.more {
             cx.waker().wake_by_ref();
@@ -87,6 +91,20 @@ fn watch(socket: Arc<TcpStream>) -> io::Result<AsyncFd<Arc<TcpStream>>> {
 }
 
 impl Agent for Stream<'_, '_> {
+    fn hear(&mut self, most: usize) -> Said {
+        let Self { control, cx, .. } = self;
+        while control.rest.is_empty() {
+            match control.stream.poll_data(cx) {
+                Poll::Ready(Some(Ok(bytes))) => control.rest = bytes,
+                Poll::Ready(Some(Err(_)) | None) => return Said::Over,
+                Poll::Pending => return Said::Nothing,
+            }
+        }
+        let bytes = control.rest.split_to(most.min(control.rest.len()));
+        control.used(bytes.len());
+        Said::Bytes(bytes)
+    }
+
     fn take(&mut self, into: &mut VecDeque<Bytes>) -> Taken {
         let Self { from_agent: Body { stream, rest }, cx, .. } = self;
         if !rest.is_empty() {
@@ -129,10 +147,12 @@ impl Connection {
         &self,
         to_agent: SendStream,
         from_agent: RecvStream,
+        control: RecvStream,
         carrying: Carrying,
     ) -> Result<Arc<dyn Seam>, NotJoined> {
         let shared = Arc::clone(&self.shared);
-        let (from_agent, to_agent) = (from_agent.into_body(), to_agent.into_stream());
+        let (from_agent, control) = (from_agent.into_body(), control.into_body());
+        let to_agent = to_agent.into_stream();
         let mut state = shared.state();
         if let Some(lost) = state.lost {
             drop(state);
@@ -141,7 +161,8 @@ impl Connection {
         }
         let desktop = watch(Arc::clone(carrying.socket())).map_err(NotJoined::Socket)?;
         let (read_closed, write_closed) = (false, false);
-        let joined = Joined { carrying, from_agent, to_agent, desktop, read_closed, write_closed };
+        let joined =
+            Joined { carrying, from_agent, control, to_agent, desktop, read_closed, write_closed };
         state.joined = Some(Box::new(joined));
         drop(state);
         Ok(shared)

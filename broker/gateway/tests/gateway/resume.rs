@@ -363,3 +363,19 @@ async fn grants_are_renewed_while_a_link_is_carried() {
         (uuid(1), LinkNumber(1), person.claims.cnf.jkt)
     );
 }
+
+#[tokio::test]
+async fn every_word_between_many_acknowledgements_is_heard_in_its_turn() {
+    let mut seated = seated().await;
+    for _ in 0..5 {
+        for _ in 0..100 {
+            seated.call.ack(0).await;
+        }
+        seated.call.say(&json!({"type": "dance"})).await;
+    }
+    for _ in 0..5 {
+        assert_eq!(seated.call.hear().await, GatewayMessage::Error(Code::Unsupported.into()));
+    }
+    seated.line.send.write_all(b"still here").await.expect("room");
+    within(seated.desktop.read_exact(&mut [0; 10])).await.expect("ten bytes");
+}
