@@ -44,8 +44,12 @@ use crate::ports::signer::TokenKind;
 /// Time between two probes of a desktop that could become ready.
 pub const PROBE_SOON: Duration = Duration::from_secs(5);
 
-/// Time between two probes of any other desktop.
+/// Time between two probes of a desktop that is ready or withdrawn.
 pub const PROBE_LATER: Duration = Duration::from_secs(30);
+
+/// Time between two probes of a desktop that somebody holds: whatever they see, it stays
+/// theirs, and once it is free it is looked at anew.
+pub const PROBE_HELD: Duration = Duration::from_mins(5);
 
 /// Where people have come from before.
 #[async_trait]
@@ -164,8 +168,8 @@ pub trait Store: Familiarity {
 
     /// Lists the desktops that are due for a probe, those never probed first, then
     /// by age: after [`PROBE_SOON`] where one is not ready and could become so,
-    /// after [`PROBE_LATER`] otherwise; not those that are quarantined as used, which
-    /// no probe brings back. At most `limit`.
+    /// after [`PROBE_HELD`] where somebody holds it, after [`PROBE_LATER`] otherwise; not
+    /// those that are quarantined as used, which no probe brings back. At most `limit`.
     async fn to_probe(&self, now: Timestamp, limit: u32) -> Result<Vec<ProbeTarget>, StoreError>;
 
     /// Takes over from an earlier process: sessions that a gateway with another

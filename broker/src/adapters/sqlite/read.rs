@@ -10,8 +10,8 @@ use tegata_proto::id::{DesktopId, PoolName, SeatName, SessionId, UserId};
 
 use super::row::{self, Columns, desktop_columns};
 use crate::ports::store::{
-    AuditRecord, Census, DesktopRecord, FAMILIAR_FOR, LogOff, OccupancyTarget, PROBE_LATER,
-    PROBE_SOON, PoolStanding, ProbeTarget, SessionRecord, StoreError,
+    AuditRecord, Census, DesktopRecord, FAMILIAR_FOR, LogOff, OccupancyTarget, PROBE_HELD,
+    PROBE_LATER, PROBE_SOON, PoolStanding, ProbeTarget, SessionRecord, StoreError,
 };
 
 pub(super) async fn pools(readers: &SqlitePool) -> Result<Vec<Pool>, StoreError> {
@@ -179,15 +179,19 @@ pub(super) async fn to_probe(
         "SELECT * FROM (SELECT id, pool, name, address, TRUE AS in_doubt, probed_at \
            FROM desktops WHERE state IN ('starting', 'quarantined') \
              AND (state = 'starting' OR reason = 'unreachable') AND probed_at <= ?1 \
-           ORDER BY probed_at LIMIT ?3) \
+           ORDER BY probed_at LIMIT ?4) \
          UNION SELECT * FROM (SELECT id, pool, name, address, \
              state IN ('starting', 'quarantined'), probed_at \
-           FROM desktops WHERE probed_at <= ?2 AND reason IS NOT 'used' \
-           ORDER BY probed_at LIMIT ?3) \
-         ORDER BY probed_at LIMIT ?3",
+           FROM desktops WHERE holder IS NULL AND probed_at <= ?2 AND reason IS NOT 'used' \
+           ORDER BY probed_at LIMIT ?4) \
+         UNION SELECT * FROM (SELECT id, pool, name, address, FALSE, probed_at \
+           FROM desktops WHERE holder IS NOT NULL AND probed_at <= ?3 \
+           ORDER BY probed_at LIMIT ?4) \
+         ORDER BY probed_at LIMIT ?4",
     )
     .bind(before(PROBE_SOON))
     .bind(before(PROBE_LATER))
+    .bind(before(PROBE_HELD))
     .bind(limit)
     .fetch_all(readers)
     .await?;

@@ -9,7 +9,7 @@ use tegata_proto::encoding::Sha256;
 use tegata_proto::id::PoolName;
 
 use super::{Bench, Office, PIN, dedicated, keiri, listed, user};
-use crate::ports::store::{PROBE_LATER, PROBE_SOON, PoolChange, PutPoolError};
+use crate::ports::store::{PROBE_HELD, PROBE_LATER, PROBE_SOON, PoolChange, PutPoolError};
 
 fn name() -> PoolName {
     "keiri".parse().unwrap()
@@ -171,11 +171,13 @@ pub(crate) async fn a_used_desktop_is_looked_at_no_more<B: Bench>() {
     office.probe_all(&name()).await;
     let login = office.work("sato").await;
     office.wait(PROBE_LATER);
+    assert!(office.store().to_probe(office.now, 10).await.unwrap().is_empty(), "it is held");
+    office.wait(PROBE_HELD.saturating_sub(PROBE_LATER));
     let held = office.store().to_probe(office.now, 10).await.unwrap();
     assert_eq!(
         held.iter().map(|target| target.in_doubt).collect::<Vec<_>>(),
         [false],
-        "it is held"
+        "it is still held"
     );
     office.tell(login.sid, Event::LoggedOff).await.unwrap();
     office.tell(login.sid, Event::Closed).await.unwrap();
