@@ -166,6 +166,8 @@ impl Tasks {
     pub fn spawn(&self, task: &'static str, body: impl Future<Output = ()> + Send + 'static) {
         let abort = self.shared.abort.clone();
         let watch = PanicWatch { task, panics: self.shared.panics.clone() };
+        // Each layer around a future keeps room for it anew.
+        let body = Box::pin(body);
         let body = async move {
             let _watch = watch;
             abort.run_until_cancelled_owned(body).await;
