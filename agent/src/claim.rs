@@ -151,7 +151,12 @@ impl Claim {
         let mut knock_at = Some(since + self.first_pause());
         let mut timed: Option<(LinkNumber, Instant)> = None;
         loop {
-            self.kept().is_attaching = comeback.is_waiting();
+            let is_asking = comeback.is_waiting();
+            if comeback.wish() == Wish::Fresh && account.has_ended() && !is_asking {
+                // Nobody is left to be shown the desktop.
+                return Err(Code::ResumeLost.into());
+            }
+            self.kept().is_attaching = is_asking;
             let knocking = async {
                 sleep_until(knock_at?).await;
                 Some(self.knock(agent, since).await)

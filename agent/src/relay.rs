@@ -85,6 +85,9 @@ struct State {
     over: bool,
     /// Whether another line may come soon.
     is_awaiting: bool,
+    /// Whether the viewer or the desktop has closed, so that there is nothing to begin
+    /// again for.
+    has_ended: bool,
     /// The last link whose line was cut.
     cut: Option<LinkNumber>,
     /// Where the viewer's last bytes are on their way.
@@ -113,6 +116,7 @@ impl Account {
             next: Some(line),
             over: false,
             is_awaiting: false,
+            has_ended: false,
             cut: None,
             last: None,
         };
@@ -157,6 +161,16 @@ impl Account {
     /// Notes whether another link is on its way, whose line may come soon.
     pub(crate) fn awaits_line(&self, is_awaiting: bool) {
         self.state().is_awaiting = is_awaiting;
+    }
+
+    /// Notes that the viewer or the desktop has closed.
+    pub(crate) fn ended(&self) {
+        self.state().has_ended = true;
+    }
+
+    /// Tells whether the viewer or the desktop has closed.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.state().has_ended
     }
 
     /// Returns where the viewer's last bytes are on their way, once it has closed.
@@ -347,6 +361,7 @@ impl DesktopStream<'_> {
                 biased;
                 next = account.next_line(line.is_some()) => match next {
                     Some(next) => line = Some(next),
+                    None if source.has_ended => return End::Viewer,
                     None => return End::Lost,
                 },
                 stopped = carry(account, line.as_mut(), &mut source, &mut sink) => match stopped {
@@ -390,6 +405,9 @@ async fn carry(
             stopped
         }
         stopped = &mut down => {
+            if matches!(stopped, Stopped::Ended(_)) {
+                account.ended();
+            }
             if matches!(stopped, Stopped::Ended(End::Desktop)) {
                 let _ = timeout(LINGER, up).await;
             }
@@ -507,13 +525,12 @@ impl<R: AsyncRead + Unpin> Source<R> {
             self.buffer.reserve(READ_MAX);
         }
         match self.viewer.read_buf(&mut self.buffer).await {
-            Ok(0) => self.has_ended = true,
-            Err(error) => {
-                tracing::info!(%error, "The viewer can no longer be read from");
-                self.has_ended = true;
-            }
-            Ok(_) => account.push(self.buffer.split().freeze()),
+            Ok(1..) => return account.push(self.buffer.split().freeze()),
+            Ok(0) => {}
+            Err(error) => tracing::info!(%error, "The viewer can no longer be read from"),
         }
+        self.has_ended = true;
+        account.ended();
     }
 }
 

@@ -160,7 +160,15 @@ impl<P: Person, N: Network> Stay<'_, P, N> {
                     Ok(()) => {}
                     Err(Ended::There(cause)) => {
                         account.close();
-                        break Ended::There(last_word(showing.as_mut(), cause).await);
+                        break Ended::There(last_word(showing.as_mut(), &account, cause).await);
+                    }
+                    // It was asked for before the viewer had ended.
+                    Err(Ended::Returned(session)) if account.has_ended() => {
+                        account.close();
+                        let lost = Code::ResumeLost;
+                        let code = last_word(showing.as_mut(), &account, lost).await;
+                        session.bye(goodbye(code)).await;
+                        break Ended::There(code);
                     }
                     Err(ended @ (Ended::Here(_) | Ended::Returned(_))) => break ended,
                 },
@@ -185,8 +193,7 @@ impl<P: Person, N: Network> Stay<'_, P, N> {
         }
         match ended {
             Ended::Here(code) => {
-                let said = if code == Code::LoggedOff { code } else { Code::Disconnected };
-                road.bye(said).await;
+                road.bye(goodbye(code)).await;
                 Outcome::Ended(code)
             }
             Ended::There(code) => {
@@ -213,10 +220,26 @@ impl Ended {
     }
 }
 
+/// Returns what the gateway is told of an end.
+fn goodbye(code: Code) -> Code {
+    if code == Code::LoggedOff { code } else { Code::Disconnected }
+}
+
 /// A desktop's connection that is over may have been logged off, which only the
-/// viewer knows; so it is given a moment to say so.
-async fn last_word(showing: impl Future<Output = Result<Shown, ViewerError>>, cause: Code) -> Code {
+/// viewer knows; so it is given a moment to say so. What ended before its desktop was
+/// found to be gone has not ended for that.
+async fn last_word(
+    showing: impl Future<Output = Result<Shown, ViewerError>>,
+    account: &Account,
+    cause: Code,
+) -> Code {
     match cause {
+        Code::ResumeLost | Code::SessionEnded | Code::DesktopUnreachable if account.has_ended() => {
+            match timeout(LAST_WORD, showing).await {
+                Ok(Ok(Shown { code, .. })) => code,
+                Ok(Err(_)) | Err(_) => cause,
+            }
+        }
         Code::DesktopLost | Code::LoggedOff => match timeout(LAST_WORD, showing).await {
             Ok(Ok(Shown { code: code @ (Code::LoggedOff | Code::PinMismatch), .. })) => code,
             Ok(Ok(_) | Err(_)) | Err(_) => cause,

@@ -93,6 +93,7 @@ impl Process {
         socket: UnixStream,
     ) -> Shown {
         let (read, write) = socket.into_split();
+        let account = desktop.account;
         let mut bytes = std::pin::pin!(desktop.splice(read, write));
         let (status, end) = tokio::select! {
             end = &mut bytes => match end {
@@ -102,7 +103,10 @@ impl Process {
                     (timeout(EXIT_WAIT, child.wait()).await.ok(), Some(end))
                 }
             },
-            status = child.wait() => (Some(status), timeout(EXIT_WAIT, bytes).await.ok()),
+            status = child.wait() => {
+                account.ended();
+                (Some(status), timeout(EXIT_WAIT, bytes).await.ok())
+            }
         };
         // The check may have cut the bytes while the program was ending.
         if let Some(end @ End::NotSecured(_)) = end {

@@ -515,6 +515,90 @@ async fn a_viewer_that_closes_meanwhile_ends_the_run() {
     assert_eq!((report.code, report.code.exit()), (Code::Disconnected, 50));
 }
 
+/// A viewer that writes down each start, ends well once it is told to, and is told by a
+/// file of this name.
+fn ending() -> (tempfile::TempDir, PathBuf, Viewer) {
+    let (folder, viewer) = script(
+        r#"printf x >&"$TEGATA_FD"
+           echo "$$ none $TEGATA_USER" >>"$1/starts"
+           until [ -e "$1/over" ]; do sleep 0.02; done
+           exit 0"#,
+    );
+    let over = folder.path().join("over");
+    (folder, over, viewer)
+}
+
+/// A gateway that answers the first attach, and loses the link once the viewer has said
+/// something; then the desktop's connection is gone. The viewer ends before this attach
+/// is answered, and what the agent says as it leaves is written down.
+fn gone_for_good(office: &mut Office, over: PathBuf, ends_at: usize, byes: &Byes) -> Gateway {
+    let byes = Arc::clone(byes);
+    office.gateway(move |number, mut peer: Peer| {
+        let (over, byes) = (over.clone(), Arc::clone(&byes));
+        async move {
+            let attach = peer.attach().await?;
+            if number == ends_at {
+                std::fs::write(&over, b"").expect("room");
+                tokio::time::sleep(Duration::from_millis(1_500)).await;
+            }
+            match number {
+                0 => {
+                    let (_send, mut recv) = peer.carry(attach.link).await?;
+                    let _ = recv.read(1).await;
+                    peer.connection.close(1_u8.into(), b"");
+                    Ok(())
+                }
+                1 => peer.say(&GatewayMessage::Error(Code::ResumeLost.into())).await,
+                _ => {
+                    assert!(attach.resume.is_none(), "there is nothing to go on with");
+                    let (_send, _recv) = peer.carry(attach.link).await?;
+                    loop {
+                        if let AgentMessage::Bye { code } = peer.hear.next(1024).await? {
+                            byes.lock().expect("no panic").push(code);
+                            return Ok(());
+                        }
+                    }
+                }
+            }
+        }
+    })
+}
+
+#[tokio::test]
+async fn a_viewer_that_has_ended_is_not_started_again() {
+    // It ends before its desktop's connection turns out to be gone, or after that.
+    for (ends_at, said) in [(1, &[][..]), (2, &[Code::LoggedOff])] {
+        let mut office = Office::new();
+        let byes = Byes::default();
+        let (folder, over, viewer) = ending();
+        let gateway = gone_for_good(&mut office, over, ends_at, &byes);
+        let broker = admitting(&mut office, &answer(vec![gateway]));
+        let report = alone(&office.agent(), to(broker, viewer)).await;
+        assert_eq!(starts(&folder, 1).await.len(), 1, "it was started once ({ends_at})");
+        assert_eq!((report.code, report.code.exit()), (Code::LoggedOff, 0), "{ends_at}");
+        assert_eq!(*byes.lock().expect("no panic"), said, "{ends_at}");
+    }
+}
+
+#[tokio::test]
+async fn a_forward_that_is_closed_before_its_desktop_is_gone_ends_as_a_disconnect() {
+    let mut office = Office::new();
+    let gateway = losing(&mut office, |_, mut peer, _| async move {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        peer.say(&GatewayMessage::Error(Code::ResumeLost.into())).await
+    });
+    let broker = admitting(&mut office, &answer(vec![gateway]));
+    let agent = office.agent();
+    let stop = CancellationToken::new();
+    let report = beside(&agent, to(broker, forward()), &stop, |mut watch| async move {
+        let viewer = forwarded(&mut watch).await;
+        comes(&mut watch, "link_lost").await;
+        drop(viewer);
+    })
+    .await;
+    assert_eq!((report.code, report.code.exit()), (Code::Disconnected, 50));
+}
+
 #[tokio::test]
 async fn a_desktops_first_answer_is_judged_as_a_whole_over_two_links() {
     // What the first link has brought is not brought otherwise by the second.
