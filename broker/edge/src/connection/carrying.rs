@@ -104,9 +104,9 @@ struct Down {
 pub(crate) enum End {
     Open(Option<Waker>),
     Reached(Parted),
-    /// Whether it was the agent's connection that went.
+    /// Whether it was the desktop that ended it.
     Told {
-        agent_gone: bool,
+        by_desktop: bool,
     },
 }
 
@@ -141,7 +141,7 @@ impl Carrying {
     }
 
     /// Gives the desktop's side back, and tells whether it can go on with another
-    /// stream: neither viewer nor desktop has ended what it says.
+    /// stream: the desktop has not ended.
     pub(crate) fn into_side(self) -> (DesktopSide, bool) {
         let goes_on = self.up.end.may_go_on() && self.down.end.may_go_on();
         (self.side, goes_on)
@@ -345,8 +345,8 @@ impl End {
             }
             Self::Told { .. } => Poll::Pending,
             Self::Reached(how) => {
-                let agent_gone = matches!(how, Parted::AgentGone);
-                match std::mem::replace(self, Self::Told { agent_gone }) {
+                let by_desktop = how.is_by_desktop();
+                match std::mem::replace(self, Self::Told { by_desktop }) {
                     Self::Reached(how) => Poll::Ready(how),
                     Self::Open(_) | Self::Told { .. } => Poll::Pending,
                 }
@@ -354,13 +354,13 @@ impl End {
         }
     }
 
-    /// Tells whether the direction has not ended, or only with the agent's
-    /// connection.
+    /// Tells whether the desktop has not ended the direction. What an agent has ended,
+    /// its next link ends again.
     fn may_go_on(&self) -> bool {
         match self {
             Self::Open(_) => true,
-            Self::Reached(how) => matches!(how, Parted::AgentGone),
-            Self::Told { agent_gone } => *agent_gone,
+            Self::Reached(how) => !how.is_by_desktop(),
+            Self::Told { by_desktop } => !by_desktop,
         }
     }
 }

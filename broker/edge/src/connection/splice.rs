@@ -34,6 +34,15 @@ pub enum Parted {
     DesktopFailed(io::Error),
 }
 
+impl Parted {
+    pub(crate) fn is_by_desktop(&self) -> bool {
+        match self {
+            Self::AgentFinished | Self::AgentGone => false,
+            Self::DesktopFinished | Self::DesktopFailed(_) => true,
+        }
+    }
+}
+
 /// Why a stream and a socket were not joined.
 #[derive(Debug, thiserror::Error)]
 pub enum NotJoined {
@@ -195,8 +204,7 @@ impl Splice {
     }
 
     /// Ends both directions and gives the desktop's connection back, to be joined to
-    /// another stream. Where viewer or desktop has ended what it says, it is closed in
-    /// order instead.
+    /// another stream. Where the desktop has ended, it is closed in order instead.
     pub fn detach(self) -> Option<DesktopSide> {
         let (side, goes_on) = self.seam.part()?.into_side();
         if goes_on {

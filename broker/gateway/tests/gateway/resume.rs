@@ -337,6 +337,38 @@ async fn a_desktop_is_let_go_when_its_hold_is_over_or_it_has_closed() {
 }
 
 #[tokio::test]
+async fn what_answers_a_viewer_that_has_finished_may_come_over_another_link() {
+    for answers_before in [true, false] {
+        let Seated { office, person, mut call, mut line, mut desktop, .. } = seated().await;
+        line.send.write_all(b"question").await.expect("room");
+        line.send.finish().expect("open");
+        let mut question = Vec::new();
+        within(desktop.read_to_end(&mut question)).await.expect("the end comes through");
+        desktop.write_all(b"half an ").await.expect("room");
+        within(line.recv.read_exact(&mut [0; 8])).await.expect("eight bytes");
+        call.hear_acked(8).await;
+        call.connection.close(0_u32.into(), b"");
+        assert_eq!(office.broker.report(person.sid).await.end, LinkEnd::AgentGone);
+        let mut kept = Some(desktop);
+        let mut answer = async || {
+            let mut desktop = kept.take().expect("it answers once");
+            desktop.write_all(b"answer").await.expect("room");
+        };
+        if answers_before {
+            answer().await;
+        }
+        let (_call, mut line, received) = resume(&office, &person, 2, 4).await;
+        assert_eq!(received, 8, "what reached the desktop");
+        line.send.finish().expect("open");
+        if !answers_before {
+            answer().await;
+        }
+        let rest = within(line.recv.read_to_end(100)).await.expect("the rest, and an end");
+        assert_eq!(rest, b" an answer");
+    }
+}
+
+#[tokio::test]
 async fn an_agent_that_acknowledges_what_was_never_sent_loses_its_link_and_not_its_session() {
     let mut seated = seated().await;
     seated.desktop.write_all(b"hello").await.expect("room");
