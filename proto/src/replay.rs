@@ -141,6 +141,11 @@ impl Replay {
         (self.acknowledged..=self.highest).contains(&offset)
     }
 
+    /// Returns how many bytes the other side has written onward, by its word.
+    pub fn acknowledged(&self) -> u64 {
+        self.acknowledged
+    }
+
     /// Returns how many bytes were pushed.
     pub fn end(&self) -> u64 {
         self.end

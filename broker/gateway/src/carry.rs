@@ -174,7 +174,7 @@ impl Gateway {
         let side = kept.into_side(end.may_resume());
         let hold = Duration::from_secs(hold_s.into());
         let left = side.and_then(|side| registration.shelve(incarnation, side, hold));
-        if let (Some(side), LinkEnd::AgentGone) = (left, end) {
+        if let (Some(side), LinkEnd::AgentGone | LinkEnd::DesktopClosed { .. }) = (left, end) {
             side.close();
         }
         registration.leave();
@@ -357,6 +357,7 @@ async fn converse(
     registration.carries(incarnation, splice.account());
     let end = carried(connection, &mut control, splice, &desktop_closed).await;
     if end.is_orderly()
+        && !end.may_resume()
         && let Some(splice) = kept.splice.take()
     {
         splice.close();

@@ -310,12 +310,17 @@ pub enum LinkEnd {
 
 impl LinkEnd {
     /// Tells whether the session may go on over another link, with the same connection
-    /// to its desktop.
+    /// to its desktop. Where that has ended and the agent has not said that it knows, its
+    /// last bytes may still be on their way.
     pub fn may_resume(self) -> bool {
         match self {
-            Self::AgentGone | Self::AgentFault(_) | Self::Superseded | Self::Undecided => true,
+            Self::AgentGone
+            | Self::AgentFault(_)
+            | Self::DesktopClosed { viewer: None }
+            | Self::Superseded
+            | Self::Undecided => true,
             Self::AgentBye(_)
-            | Self::DesktopClosed { .. }
+            | Self::DesktopClosed { viewer: Some(_) }
             | Self::Ended(_)
             | Self::Outdated
             | Self::Draining

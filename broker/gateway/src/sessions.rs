@@ -242,12 +242,12 @@ impl Sessions {
         self.let_go_of(|_| true);
     }
 
-    /// Lets desktops go whose `hold` is over, or who have closed, for ever.
+    /// Lets desktops go whose `hold` is over, or of whom nothing more can come, for ever.
     pub async fn watch_holds(&self) {
         loop {
             tokio::time::sleep(HOLDS_LOOKED_AT).await;
             let now = Instant::now();
-            self.let_go_of(|held| held.until <= now || held.side.is_closed());
+            self.let_go_of(|held| held.until <= now || held.side.is_over());
         }
     }
 
@@ -450,7 +450,7 @@ impl Registration {
     }
 
     /// Keeps the desktop's side for the session's next link, or gives it back where
-    /// there is no time to keep it.
+    /// there is no time to keep it, or nothing to keep it for.
     pub(crate) fn shelve(
         &self,
         incarnation: Incarnation,
@@ -459,7 +459,8 @@ impl Registration {
     ) -> Option<DesktopSide> {
         let superseded = matches!(self.link.cause.get(), Some(Stop::Superseded));
         let hold = if superseded { hold.max(HANDOVER) } else { hold };
-        if hold.is_zero() {
+        // The link that has taken over hears from it that the desktop has ended.
+        if hold.is_zero() || (!superseded && side.is_over()) {
             return Some(side);
         }
         let kept = Held { incarnation, side, until: Instant::now() + hold };

@@ -104,10 +104,7 @@ struct Down {
 pub(crate) enum End {
     Open(Option<Waker>),
     Reached(Parted),
-    /// Whether it was the desktop that ended it.
-    Told {
-        by_desktop: bool,
-    },
+    Told,
 }
 
 /// What a turn has done.
@@ -140,11 +137,9 @@ impl Carrying {
         self.side.socket()
     }
 
-    /// Gives the desktop's side back, and tells whether it can go on with another
-    /// stream: the desktop has not ended.
-    pub(crate) fn into_side(self) -> (DesktopSide, bool) {
-        let goes_on = self.up.end.may_go_on() && self.down.end.may_go_on();
-        (self.side, goes_on)
+    /// Gives the desktop's side back.
+    pub(crate) fn into_side(self) -> DesktopSide {
+        self.side
     }
 
     /// Is done when there are at least so many bytes to acknowledge to the agent.
@@ -343,24 +338,11 @@ impl End {
                 *waiting = Some(waker.clone());
                 Poll::Pending
             }
-            Self::Told { .. } => Poll::Pending,
-            Self::Reached(how) => {
-                let by_desktop = how.is_by_desktop();
-                match std::mem::replace(self, Self::Told { by_desktop }) {
-                    Self::Reached(how) => Poll::Ready(how),
-                    Self::Open(_) | Self::Told { .. } => Poll::Pending,
-                }
-            }
-        }
-    }
-
-    /// Tells whether the desktop has not ended the direction. What an agent has ended,
-    /// its next link ends again.
-    fn may_go_on(&self) -> bool {
-        match self {
-            Self::Open(_) => true,
-            Self::Reached(how) => !how.is_by_desktop(),
-            Self::Told { by_desktop } => !by_desktop,
+            Self::Told => Poll::Pending,
+            Self::Reached(_) => match std::mem::replace(self, Self::Told) {
+                Self::Reached(how) => Poll::Ready(how),
+                Self::Open(_) | Self::Told => Poll::Pending,
+            },
         }
     }
 }

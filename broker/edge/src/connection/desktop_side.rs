@@ -51,8 +51,12 @@ impl DesktopSide {
         self.replay.may_resume(received)
     }
 
-    /// Tells whether the desktop is known to have closed its connection.
-    pub fn is_closed(&self) -> bool {
+    /// Tells whether nothing more can come of it: the desktop has closed its connection,
+    /// and the agent has acknowledged everything before that.
+    pub fn is_over(&self) -> bool {
+        if self.replay.acknowledged() < self.replay.end() {
+            return false;
+        }
         match self.socket.peek(&mut [0]) {
             Ok(bytes) => bytes == 0,
             Err(error) => error.kind() != io::ErrorKind::WouldBlock,

@@ -34,15 +34,6 @@ pub enum Parted {
     DesktopFailed(io::Error),
 }
 
-impl Parted {
-    pub(crate) fn is_by_desktop(&self) -> bool {
-        match self {
-            Self::AgentFinished | Self::AgentGone => false,
-            Self::DesktopFinished | Self::DesktopFailed(_) => true,
-        }
-    }
-}
-
 /// Why a stream and a socket were not joined.
 #[derive(Debug, thiserror::Error)]
 pub enum NotJoined {
@@ -199,19 +190,14 @@ impl Splice {
     /// written to it still arrives.
     pub fn close(self) {
         if let Some(carrying) = self.seam.part() {
-            carrying.into_side().0.close();
+            carrying.into_side().close();
         }
     }
 
     /// Ends both directions and gives the desktop's connection back, to be joined to
-    /// another stream. Where the desktop has ended, it is closed in order instead.
+    /// another stream. What viewer or desktop has ended ends on that one again.
     pub fn detach(self) -> Option<DesktopSide> {
-        let (side, goes_on) = self.seam.part()?.into_side();
-        if goes_on {
-            return Some(side);
-        }
-        side.close();
-        None
+        self.seam.part().map(Carrying::into_side)
     }
 }
 

@@ -30,7 +30,7 @@ impl Connection {
         let mut state = shared.state();
         if let Some(lost) = state.lost.clone() {
             drop(state);
-            let side = Box::new(joined.carrying.into_side().0);
+            let side = Box::new(joined.carrying.into_side());
             return Err(NotJoined::Lost { source: lost.into(), side });
         }
         let socket = joined.carrying.socket();

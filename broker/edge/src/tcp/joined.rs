@@ -156,7 +156,7 @@ impl Connection {
         let mut state = shared.state();
         if let Some(lost) = state.lost {
             drop(state);
-            let side = Box::new(carrying.into_side().0);
+            let side = Box::new(carrying.into_side());
             return Err(NotJoined::Lost { source: lost.into(), side });
         }
         let desktop = watch(Arc::clone(carrying.socket())).map_err(NotJoined::Socket)?;

@@ -305,6 +305,104 @@ async fn an_ended_session_is_not_held() {
     }
 }
 
+/// How a desktop ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    Finishes,
+    Closes,
+    Resets,
+}
+
+impl Ending {
+    /// Has it end. Where it only finishes, it still has its connection.
+    async fn of(self, mut desktop: TcpStream) -> Option<TcpStream> {
+        match self {
+            Self::Finishes => desktop.shutdown().await.expect("open"),
+            Self::Closes => {}
+            Self::Resets => desktop.set_zero_linger().expect("an option"),
+        }
+        Some(desktop).filter(|_| self == Self::Finishes)
+    }
+}
+
+/// Hears over link 2 what a desktop has said last, and that it has ended.
+async fn fetches_last_words(office: &Office, person: &Person) {
+    let (mut call, mut line, _) = resume(office, person, 2, 5).await;
+    let last = within(line.recv.read_to_end(100)).await.expect("all of it, and an end");
+    assert_eq!(last, b"words");
+    assert_eq!(call.hear().await, GatewayMessage::End { cause: Code::DesktopLost });
+    call.ack(10).await;
+    call.bye(Code::LoggedOff).await;
+    let end = office.broker.until(|books| end_of(books, 2)).await;
+    assert_eq!(end, LinkEnd::DesktopClosed { viewer: Some(Code::LoggedOff) });
+    assert_eq!(office.held(), 0);
+}
+
+fn end_of(books: &Books, link: u64) -> Option<LinkEnd> {
+    books.reports.iter().find(|report| report.link == LinkNumber(link)).map(|report| report.end)
+}
+
+#[tokio::test]
+async fn the_last_words_of_a_desktop_that_has_ended_come_over_the_next_link() {
+    for ending in [Ending::Finishes, Ending::Closes, Ending::Resets] {
+        for by_loss in [true, false] {
+            let Seated { office, person, mut call, mut line, mut desktop, .. } = seated().await;
+            desktop.write_all(b"last words").await.expect("room");
+            within(line.recv.read_exact(&mut [0; 10])).await.expect("ten bytes");
+            let _desktop = ending.of(desktop).await;
+            assert_eq!(call.hear().await, GatewayMessage::End { cause: Code::DesktopLost });
+            if by_loss {
+                call.connection.close(0_u32.into(), b"");
+                let end = office.broker.until(|books| end_of(books, 1)).await;
+                assert_eq!(end, LinkEnd::DesktopClosed { viewer: None }, "{ending:?}");
+                assert_eq!(office.held(), 1, "{ending:?}");
+            }
+            fetches_last_words(&office, &person).await;
+            if !by_loss {
+                let end = office.broker.until(|books| end_of(books, 1)).await;
+                assert_eq!(end, LinkEnd::Superseded, "{ending:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_desktop_that_ends_while_it_is_held_is_held_for_its_last_words() {
+    for ending in [Ending::Finishes, Ending::Closes, Ending::Resets] {
+        let Seated { office, person, call, mut line, mut desktop, .. } = seated().await;
+        let sessions = office.sessions.clone();
+        let mut watching = tokio::task::JoinSet::new();
+        watching.spawn(async move { sessions.watch_holds().await });
+        desktop.write_all(b"last words").await.expect("room");
+        within(line.recv.read_exact(&mut [0; 10])).await.expect("ten bytes");
+        call.connection.close(0_u32.into(), b"");
+        assert_eq!(office.broker.report(person.sid).await.end, LinkEnd::AgentGone);
+        let _desktop = ending.of(desktop).await;
+        // Longer than from one look at those who are held to the next.
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        assert_eq!(office.held(), 1, "{ending:?}");
+        fetches_last_words(&office, &person).await;
+    }
+}
+
+#[tokio::test]
+async fn a_desktop_that_owes_nothing_more_is_not_held() {
+    let Seated { office, mut call, mut line, mut desktop, .. } = seated().await;
+    desktop.write_all(b"last words").await.expect("room");
+    within(line.recv.read_exact(&mut [0; 10])).await.expect("ten bytes");
+    desktop.shutdown().await.expect("open");
+    assert_eq!(call.hear().await, GatewayMessage::End { cause: Code::DesktopLost });
+    call.ack(10).await;
+    // Its answer shows that the word before it was heard.
+    call.say(&json!({"type": "dance"})).await;
+    assert_eq!(call.hear().await, GatewayMessage::Error(Code::Unsupported.into()));
+    call.connection.close(0_u32.into(), b"");
+    let end = office.broker.until(|books| end_of(books, 1)).await;
+    assert_eq!(end, LinkEnd::DesktopClosed { viewer: None });
+    assert_eq!(office.held(), 0);
+    assert_eq!(within(desktop.read(&mut [0; 1])).await.expect("closed in order"), 0);
+}
+
 #[tokio::test]
 async fn a_desktop_is_let_go_when_its_hold_is_over_or_it_has_closed() {
     let office = open();
@@ -312,17 +410,23 @@ async fn a_desktop_is_let_go_when_its_hold_is_over_or_it_has_closed() {
     let sessions = office.sessions.clone();
     let mut watching = tokio::task::JoinSet::new();
     watching.spawn(async move { sessions.watch_holds().await });
-    for (n, hold_s) in [(1, 1), (2, 600)] {
+    for (n, hold_s, owes, closes) in
+        [(1, 1, false, false), (2, 600, false, true), (3, 1, true, true)]
+    {
         office.broker.hold_for(hold_s);
         let person = office.person(n, target);
-        let (call, _line, mut desktop) = office.seat(&person, &listener).await;
+        let (call, mut line, mut desktop) = office.seat(&person, &listener).await;
+        if owes {
+            desktop.write_all(b"last words").await.expect("room");
+            within(line.recv.read_exact(&mut [0; 10])).await.expect("ten bytes");
+        }
         call.connection.close(0_u32.into(), b"");
         office.broker.report(person.sid).await;
-        if hold_s == 1 {
+        if closes {
+            drop(desktop);
+        } else {
             let read = within(desktop.read(&mut [0; 1])).await;
             assert_eq!(read.map_err(|e| e.kind()), Err(std::io::ErrorKind::ConnectionReset));
-        } else {
-            drop(desktop);
         }
         within(async {
             while office.held() > 0 {
