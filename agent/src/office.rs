@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 use quinn::crypto::rustls::QuicServerConfig;
-use quinn::{Endpoint, EndpointConfig, TokioRuntime};
+use quinn::{Endpoint, EndpointConfig, TokioRuntime, TransportConfig};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, PublicKeyData as _,
     SanType, date_time_ymd,
@@ -109,13 +109,16 @@ pub(crate) struct Office {
     pub(crate) between: Option<Leaf>,
     /// How many have come by TCP.
     pub(crate) tcp_comers: Arc<AtomicUsize>,
+    /// What those who come by QUIC to what is started from now on may do.
+    pub(crate) transport: Arc<TransportConfig>,
     tasks: JoinSet<()>,
 }
 
 impl Office {
     pub(crate) fn new() -> Self {
         let (has_tcp, between, tcp_comers) = (false, None, Arc::default());
-        Self { ca: Ca::new(), has_tcp, between, tcp_comers, tasks: JoinSet::new() }
+        let (transport, tasks) = (Arc::default(), JoinSet::new());
+        Self { ca: Ca::new(), has_tcp, between, tcp_comers, transport, tasks }
     }
 
     pub(crate) fn agent(&self) -> Agent {
@@ -156,7 +159,8 @@ impl Office {
         let by_tcp = server_config(self.between.as_ref().unwrap_or(leaf), alpn);
         let acceptor = TlsAcceptor::from(Arc::new(by_tcp));
         let crypto = QuicServerConfig::try_from(tls).expect("AES-128");
-        let config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+        let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+        config.transport_config(Arc::clone(&self.transport));
         let (socket, listener) = sockets(self.has_tcp);
         let address = socket.local_addr().expect("bound");
         let runtime = Arc::new(TokioRuntime);

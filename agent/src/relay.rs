@@ -34,8 +34,8 @@ const READ_MAX: usize = 64 * 1024;
 /// buffer until then, so that a kept keystroke does not pin one of its own.
 const READ_MIN: usize = 8 * 1024;
 
-/// How long the second direction may go on after the first has ended; what the desktop
-/// sends to a viewer that has closed, after each byte anew.
+/// How long the second direction may go on after the first has ended; where it was the
+/// viewer that ended, after everything anew that arrives.
 const LINGER: Duration = Duration::from_secs(3);
 
 /// How long a viewer that has closed waits for a link that brings its last words to the
@@ -90,7 +90,7 @@ struct State {
     has_ended: bool,
     /// The last link whose line was cut.
     cut: Option<LinkNumber>,
-    /// Where the viewer's last bytes are on their way.
+    /// Where the viewer's last bytes are on their way; finished where they all are.
     last: Option<SendStream>,
 }
 
@@ -173,7 +173,7 @@ impl Account {
         self.state().has_ended
     }
 
-    /// Returns where the viewer's last bytes are on their way, once it has closed.
+    /// Returns where the viewer's last bytes are on their way, once the bytes are over.
     pub(crate) fn last(&self) -> Option<SendStream> {
         self.state().last.take()
     }
@@ -408,26 +408,34 @@ async fn carry(
             if matches!(stopped, Stopped::Ended(_)) {
                 account.ended();
             }
-            if matches!(stopped, Stopped::Ended(End::Desktop)) {
-                let _ = timeout(LINGER, up).await;
+            match stopped {
+                Stopped::Ended(End::Desktop) => drop(timeout(LINGER, up).await),
+                // It takes no more; what it has said may go over the next link.
+                Stopped::Ended(End::Viewer) => {
+                    if let Some(cut @ Stopped::Cut(_)) = hear_out(account, up).await {
+                        return cut;
+                    }
+                }
+                Stopped::Ended(End::NotSecured(_) | End::Lost) | Stopped::Cut(_) => {}
             }
             stopped
         }
     }
 }
 
-/// Carries what the desktop sends to a viewer that has closed, for as long as it comes.
+/// Carries the other direction of a viewer that has closed, for as long as something
+/// arrives.
 async fn hear_out(
     account: &Account,
-    mut down: impl Future<Output = Stopped> + Unpin,
+    mut other: impl Future<Output = Stopped> + Unpin,
 ) -> Option<Stopped> {
-    let (mut written, mut since) = (account.written(), Instant::now());
+    let (mut progress, mut since) = (account.progress(), Instant::now());
     loop {
-        if let Ok(stopped) = timeout(LINGER, &mut down).await {
+        if let Ok(stopped) = timeout(LINGER, &mut other).await {
             return Some(stopped);
         }
-        if account.written() > written {
-            (written, since) = (account.written(), Instant::now());
+        if account.progress() > progress {
+            (progress, since) = (account.progress(), Instant::now());
         } else if !account.state().is_awaiting || since.elapsed() >= LAST_WORDS_WAIT {
             return None;
         }

@@ -222,6 +222,11 @@ impl SendStream {
         }
     }
 
+    /// Tells whether it was said that nothing follows.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.is_finished
+    }
+
     /// Waits until the peer has everything, where only that keeps a close from
     /// cutting it off. The caller bounds the wait.
     pub async fn arrived(&mut self) {

@@ -27,7 +27,7 @@ use crate::agent::Agent;
 use crate::claim::{Claim, Crossings};
 use crate::comeback::Wish;
 use crate::input::Reports;
-use crate::link::{LinkError, Transport};
+use crate::link::{LinkError, SendStream, Transport};
 use crate::network::Network;
 use crate::progress::Person;
 use crate::pulse::Pulse;
@@ -331,8 +331,8 @@ impl<'a> Road<'a> {
     pub(super) async fn bye(mut self, code: Code) {
         let Some(link) = &mut self.link else { return };
         let arrived = async {
-            if let Some(mut last) = self.account.last() {
-                last.finish();
+            // What was cut off is no end: dropped, it is reset.
+            if let Some(mut last) = self.account.last().filter(SendStream::is_finished) {
                 last.arrived().await;
             }
         };

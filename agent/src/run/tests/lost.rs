@@ -696,3 +696,62 @@ async fn a_viewer_that_has_finished_hears_its_desktop_out() {
         .await;
     assert_eq!(report.code, Code::Disconnected);
 }
+
+#[tokio::test]
+async fn the_last_words_of_a_viewer_arrive_as_a_whole_or_are_no_end() {
+    // A desktop that takes them one after the other, and one that takes none for long.
+    for (pause, before) in [(Duration::from_millis(2), 0), (Duration::ZERO, 8)] {
+        let mut office = Office::new();
+        let transport = Arc::get_mut(&mut office.transport).expect("nothing is started");
+        transport.stream_receive_window(64_000_u32.into());
+        let taken: Arc<Mutex<Option<(usize, bool)>>> = Arc::default();
+        let gateway = {
+            let taken = Arc::clone(&taken);
+            office.gateway(move |_, mut peer: Peer| {
+                let taken = Arc::clone(&taken);
+                async move {
+                    let attach = peer.attach().await?;
+                    let (mut send, mut recv) = peer.carry(attach.link).await?;
+                    let picture = async {
+                        let piece = bytes::Bytes::from(vec![7; 10_000]);
+                        while send.write_chunk(piece.clone()).await.is_ok() {}
+                    };
+                    let words = async {
+                        tokio::time::sleep(Duration::from_secs(before)).await;
+                        let (mut count, mut is_end) = (0, false);
+                        while let Ok(bytes) = recv.read(64_000).await {
+                            is_end = bytes.is_none();
+                            let Some(bytes) = bytes else { break };
+                            count += bytes.len();
+                            let (channel, received) = (Channel::Rdp, count as u64);
+                            let _ = peer.say(&GatewayMessage::Ack { channel, received }).await;
+                            tokio::time::sleep(pause).await;
+                        }
+                        *taken.lock().expect("no panic") = Some((count, is_end));
+                    };
+                    tokio::join!(picture, words);
+                    Ok(())
+                }
+            })
+        };
+        let broker = admitting(&mut office, &answer(vec![gateway]));
+        let agent = office.agent();
+        // It is gone as soon as its words are in the socket.
+        let (_folder, viewer) = script(r#"head -c 500000 /dev/zero >&"$TEGATA_FD"; exit 0"#);
+        let report = alone(&agent, to(broker, viewer)).await;
+        assert_eq!(report.code, Code::LoggedOff);
+        let taken = soon(async {
+            loop {
+                if let Some(taken) = *taken.lock().expect("no panic") {
+                    return taken;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await;
+        match before {
+            0 => assert_eq!(taken, (500_000, true)),
+            _ => assert!(!taken.1, "a cut is no end: {taken:?}"),
+        }
+    }
+}
