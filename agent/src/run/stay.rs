@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::agent::Agent;
 use crate::claim::Claim;
+use crate::comeback::is_final;
 use crate::input::{Input, Reports};
 use crate::network::Network;
 use crate::progress::{Event, Person};
@@ -186,10 +187,12 @@ impl<P: Person, N: Network> Stay<'_, P, N> {
     /// Says good-bye where it has to be said.
     async fn leave(&mut self, mut ended: Ended, mut road: Road<'_>) -> Outcome {
         road.give_up();
-        // A gateway that ends a session cuts the bytes too; its word counts.
+        // A gateway that ends a session cuts the bytes too; its word counts. One that only
+        // ends the link, for one that was just given up, says nothing about the session.
         if let (Ended::Here(Code::DesktopLost), Some(control)) = (&ended, road.link()) {
             let said = timeout(CAUSE_WAIT, cause(control, self.person)).await;
-            ended = said.ok().flatten().map_or(ended, Ended::There);
+            let said = said.ok().flatten().filter(|code| is_final(*code));
+            ended = said.map_or(ended, Ended::There);
         }
         match ended {
             Ended::Here(code) => {

@@ -436,6 +436,38 @@ async fn each_end_of_a_gateway_becomes_the_end_of_the_run() {
 }
 
 #[tokio::test]
+async fn what_only_ends_a_link_does_not_say_why_the_desktop_is_lost() {
+    for (word, close) in [
+        (Some(GatewayMessage::End { cause: Code::Superseded }), &b""[..]),
+        (Some(GatewayMessage::Error(Code::Unavailable.into())), b""),
+        (None, b"disconnected"),
+    ] {
+        let mut office = Office::new();
+        let said = word.clone();
+        let gateway = office.gateway(move |_, mut peer: Peer| {
+            let word = word.clone();
+            async move {
+                let attach = peer.attach().await?;
+                let (mut send, mut recv) = peer.carry(attach.link).await?;
+                send.finish();
+                while let Ok(Some(_)) = recv.read(1024).await {}
+                // The viewer has closed; it is given time to have ended.
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                if let Some(word) = word {
+                    return peer.say(&word).await;
+                }
+                peer.connection.close(50_u8.into(), close);
+                Ok(())
+            }
+        });
+        let broker = admitting(&mut office, &answer(vec![gateway]));
+        let (_folder, viewer) = script(r#"cat <&"$TEGATA_FD" >/dev/null; exit 1"#);
+        let report = alone(&office.agent(), to(broker, viewer)).await;
+        assert_eq!((report.code, report.code.exit()), (Code::DesktopLost, 41), "{said:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_command_gets_socket_pin_user_and_secret_and_its_exit_counts() {
     let mut office = Office::new();
     let gateway = answering(&mut office, b"\x03\0\0\x13\x0e\xd0\0\0\0\0\0\x02\0\x08\0\x01\0\0\0");
