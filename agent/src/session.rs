@@ -166,17 +166,21 @@ impl Agent {
                     }
                 }
                 Some((link, candidate, answered)) = next_of(&mut answers) => {
-                    let elapsed = arrived.elapsed();
-                    let next = match answered {
+                    let came = match answered {
                         Ok((attached, control)) if attached.mode == Mode::Fresh => {
                             let next = attempts.next_link();
-                            return opened(*attached, &candidate, control, 0, next).await;
+                            opened(*attached, &candidate, control, 0, next).await
                         }
                         // There is nothing yet that could be resumed.
                         Ok((_, control)) => {
                             control.close();
-                            Next::Stop(Code::Malformed.into())
+                            return Err(AttachError::Refused(Code::Malformed.into()));
                         }
+                        Err(error) => Err(error),
+                    };
+                    let elapsed = arrived.elapsed();
+                    let next = match came {
+                        Ok(session) => return Ok(session),
                         Err(AttachError::Refused(failure)) => {
                             attempts.refused(link, failure, elapsed)
                         }

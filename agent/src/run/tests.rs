@@ -368,6 +368,40 @@ async fn an_unanswered_ticket_is_tried_again_and_then_the_grant() {
 }
 
 #[tokio::test]
+async fn a_link_that_is_lost_before_its_channel_is_open_is_followed_by_another() {
+    let mut office = Office::new();
+    let transport = Arc::get_mut(&mut office.transport).expect("nothing is started");
+    transport.max_concurrent_bidi_streams(1_u8.into());
+    let gateway = office.gateway(move |number, mut peer: Peer| async move {
+        let attach = peer.attach().await?;
+        let grant = matches!(attach.right, Right::Grant(_));
+        assert_eq!((attach.link, grant), (LinkNumber(number as u64 + 1), number == 2));
+        match number {
+            0 => {
+                // The channel waits for its turn, which does not come.
+                let attached = crate::office::attached(attach.link);
+                peer.say(&GatewayMessage::Attached(Box::new(attached))).await?;
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                peer.connection.close(1_u8.into(), b"");
+                Ok(())
+            }
+            1 => peer.say(&GatewayMessage::Error(Code::TicketUsed.into())).await,
+            _ => {
+                let crate::office::Guest::Quic(connection) = &peer.connection else {
+                    panic!("nobody comes by TCP");
+                };
+                connection.set_max_concurrent_bi_streams(2_u8.into());
+                peer.carry(attach.link).await?;
+                peer.say(&GatewayMessage::End { cause: Code::TimeLimit }).await
+            }
+        }
+    });
+    let broker = admitting(&mut office, &answer(vec![gateway]));
+    let report = alone(&office.agent(), to(broker, Viewer::Nothing)).await;
+    assert_eq!((report.code, report.code.exit()), (Code::TimeLimit, 51));
+}
+
+#[tokio::test]
 async fn beside_a_silent_address_another_is_attached() {
     let mut office = Office::new();
     let silent = office.ca.issue(&["tegata:gateway/g1"]);
