@@ -30,7 +30,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{info, warn};
 
 use crate::dial::DialError;
-use crate::handler::{Gateway, LINGER, close, fault, last_word, stopping};
+use crate::handler::{Begun, Gateway, LINGER, close, fault, last_word, stopping};
 use crate::redeem::{
     self, Broker, LinkEnd, LinkReport, Place, Redeemed, Renewal, Renewed, Unreachable,
 };
@@ -104,6 +104,16 @@ struct Control<'a> {
     named: u64,
 }
 
+/// What a link needs of its redeeming once its desktop is there.
+struct Reached {
+    renewal: Renewal,
+    renew_at: Instant,
+    incarnation: Incarnation,
+    class: NetworkClass,
+    place: Place,
+    named: u64,
+}
+
 /// Keeps an agent's resume grant young.
 struct Renewing<'a> {
     broker: &'a dyn Broker,
@@ -139,14 +149,9 @@ impl Renewing<'_> {
 impl Gateway {
     /// Carries a link that the broker has redeemed, tells its agent how it
     /// ended, and reports it exactly once.
-    pub(crate) async fn carry(
-        &self,
-        link: Link,
-        reader: FrameReader,
-        mut writer: FrameWriter,
-        registration: Registration,
-        course: Course,
-    ) {
+    pub(crate) async fn carry(&self, begun: Box<Begun>) {
+        let Begun { link, reader, mut writer, registration, course } = *begun;
+        let course = Box::new(course);
         let (sid, number) = registration.id();
         let Redeemed { epoch, incarnation, hold_s, .. } = course.redeemed;
         let mut kept = Kept::default();
@@ -201,12 +206,36 @@ impl Gateway {
         reader: FrameReader,
         writer: &mut FrameWriter,
         registration: &Registration,
-        course: Course,
+        course: Box<Course>,
         kept: &mut Kept,
     ) -> Outcome {
-        let Course { redeemed, received, jkt, class } = course;
+        let reached = match self.reach(link, writer, registration, course, kept).await {
+            Ok(reached) => reached,
+            Err(outcome) => return outcome,
+        };
+        let Reached { renewal, renew_at, incarnation, class, place, named } = reached;
+        let epoch = renewal.epoch;
+        let renewing = Renewing { broker: &*self.broker, renewal, at: renew_at };
+        registration.watch(link.connection.clone());
+        let standing = Standing::new(&*self.broker, registration, epoch, class, place);
+        let reader = Some(reader);
+        let mut control = Control { reader, writer, renewing, standing, named };
+        let end = converse(&link.connection, &mut control, registration, incarnation, kept).await;
+        Outcome::Ended(end)
+    }
+
+    /// Gets the desktop's side of a link and tells its agent, before anything is carried.
+    async fn reach(
+        &self,
+        link: &Link,
+        writer: &mut FrameWriter,
+        registration: &Registration,
+        course: Box<Course>,
+        kept: &mut Kept,
+    ) -> Result<Reached, Outcome> {
+        let Course { redeemed, received, jkt, class } = *course;
         if let Err(stop) = registration.accept(redeemed.epoch, redeemed.target).await {
-            return Outcome::Ended(stop.end());
+            return Err(Outcome::Ended(stop.end()));
         }
         let begun = Instant::now();
         let held = registration.unshelve(received.map(|_| redeemed.incarnation));
@@ -215,20 +244,22 @@ impl Gateway {
                 if side.resume(received).is_err() {
                     // It has gone on since it was asked; it is kept for a better attach.
                     kept.side = Some(side);
-                    return Outcome::ResumeLost;
+                    return Err(Outcome::ResumeLost);
                 }
                 side
             }
-            (None, Some(_)) => return Outcome::ResumeLost,
+            (None, Some(_)) => return Err(Outcome::ResumeLost),
             (_, None) => {
                 let dialled = tokio::select! {
-                    _ = link.connection.closed() => return Outcome::Ended(LinkEnd::AgentGone),
+                    _ = link.connection.closed() => {
+                        return Err(Outcome::Ended(LinkEnd::AgentGone));
+                    }
                     dialled = self.targets.dial(redeemed.target) => dialled,
                 };
                 let socket = dialled.and_then(|s| s.into_std().map_err(DialError::Refused));
                 match socket {
                     Ok(socket) => DesktopSide::new(socket),
-                    Err(failed) => return Outcome::Unreachable(failed),
+                    Err(failed) => return Err(Outcome::Unreachable(failed)),
                 }
             }
         };
@@ -250,19 +281,13 @@ impl Gateway {
         // Both at once: the agent opens its channel while the broker commits.
         let ((), told) = tokio::join!(self.broker.attached(report), told);
         if told.is_err() {
-            return Outcome::Ended(LinkEnd::AgentGone);
+            return Err(Outcome::Ended(LinkEnd::AgentGone));
         }
         kept.attached_at = Some(Instant::now());
         info!(resumed = received.is_some(), "Link attached");
-        let at = Instant::now() + renew_after;
-        let renewing = Renewing { broker: &*self.broker, renewal, at };
-        registration.watch(link.connection.clone());
-        let standing = Standing::new(&*self.broker, registration, epoch, class, place);
+        let renew_at = Instant::now() + renew_after;
         let named = received.unwrap_or(0);
-        let reader = Some(reader);
-        let control = Control { reader, writer, renewing, standing, named };
-        let joined = converse(&link.connection, control, registration, incarnation, kept).await;
-        Outcome::Ended(joined)
+        Ok(Reached { renewal, renew_at, incarnation, class, place, named })
     }
 
     /// Returns the answer to an agent; `received` is what was written to the desktop of
@@ -322,7 +347,7 @@ impl Gateway {
 /// Opens the agent's channel, carries it, and listens to the agent meanwhile.
 async fn converse(
     connection: &Connection,
-    mut control: Control<'_>,
+    control: &mut Control<'_>,
     registration: &Registration,
     incarnation: Incarnation,
     kept: &mut Kept,
@@ -355,7 +380,7 @@ async fn converse(
         }
     };
     registration.carries(incarnation, splice.account());
-    let end = carried(connection, &mut control, splice, &desktop_closed).await;
+    let end = carried(connection, control, splice, &desktop_closed).await;
     if end.is_orderly()
         && !end.may_resume()
         && let Some(splice) = kept.splice.take()

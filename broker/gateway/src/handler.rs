@@ -19,7 +19,7 @@ use tegata_proto::id::{GatewayGroup, GatewayId, LinkNumber};
 use tegata_proto::login::Failure;
 use tegata_proto::session::{AgentMessage, Attach, Channel, GatewayMessage};
 use tokio::time::{Instant, sleep, timeout_at};
-use tracing::{Instrument as _, debug, info_span, warn};
+use tracing::{Instrument as _, Span, debug, info_span, warn};
 use uuid::Uuid;
 
 use crate::carry::Course;
@@ -79,6 +79,15 @@ pub struct Identity {
     pub direct_addresses: Vec<SocketAddr>,
 }
 
+/// A link that the broker has redeemed, on its way to be carried.
+pub(crate) struct Begun {
+    pub(crate) link: Link,
+    pub(crate) reader: FrameReader,
+    pub(crate) writer: FrameWriter,
+    pub(crate) registration: Registration,
+    pub(crate) course: Course,
+}
+
 /// How a link that is not carried is answered.
 pub(crate) enum Refusal {
     /// The agent is told.
@@ -96,14 +105,25 @@ impl From<Code> for Refusal {
 #[async_trait]
 impl Handler for Gateway {
     async fn serve(&self, link: Link) {
+        // One after the other: a link that is carried keeps nothing of how it was let in.
+        if let Some((begun, span)) = Box::pin(self.let_in(link)).await {
+            self.carry(begun).instrument(span).await;
+        }
+    }
+}
+
+impl Gateway {
+    /// Hears an attach and has it redeemed. Whoever is not let in has been told why.
+    async fn let_in(&self, link: Link) -> Option<(Box<Begun>, Span)> {
         let deadline = Instant::now() + ATTACH_DEADLINE;
         let control = tokio::select! {
             biased;
-            () = link.closing.cancelled() => return,
+            () = link.closing.cancelled() => return None,
             control = timeout_at(deadline, link.connection.accept_bi()) => control,
         };
         let Ok(Ok((send, recv))) = control else {
-            return close(&link, Code::Timeout);
+            close(&link, Code::Timeout);
+            return None;
         };
         let (mut reader, writer) = (FrameReader::new(recv), FrameWriter::new(send));
         let attach = tokio::select! {
@@ -113,20 +133,25 @@ impl Handler for Gateway {
         };
         let attach = match attach {
             Ok(attach) => attach,
-            Err(refusal) => return self.refuse_unasked(&link, writer, refusal, None).await,
+            Err(refusal) => {
+                self.refuse_unasked(&link, writer, refusal, None).await;
+                return None;
+            }
         };
         match self.verify(&attach, &link) {
             Ok(claims) => {
                 link.stranger.admit();
                 let span = info_span!("session", session.id = %claims.sid, link = %attach.link);
-                self.attach(link, reader, writer, attach, claims).instrument(span).await;
+                let attached = self.attach(link, reader, writer, attach, claims);
+                Some((attached.instrument(span.clone()).await?, span))
             }
-            Err(refusal) => self.refuse_unasked(&link, writer, refusal, Some(attach)).await,
+            Err(refusal) => {
+                self.refuse_unasked(&link, writer, refusal, Some(attach)).await;
+                None
+            }
         }
     }
-}
 
-impl Gateway {
     /// Checks everything that needs nobody else: signature, audience, key and
     /// proof.
     fn verify(&self, attach: &Attach, link: &Link) -> Result<Claims, Refusal> {
@@ -152,7 +177,7 @@ impl Gateway {
         Ok(claims)
     }
 
-    /// Has the broker redeem the right, and carries the link if it does.
+    /// Has the broker redeem the right, and returns the link if it does.
     async fn attach(
         &self,
         link: Link,
@@ -160,7 +185,7 @@ impl Gateway {
         writer: FrameWriter,
         attach: Attach,
         claims: Claims,
-    ) {
+    ) -> Option<Box<Begun>> {
         let class = self.classes.class_of(link.remote.ip()).clone();
         // Registered first: from here on, an end of the session ends this too.
         let registration =
@@ -168,7 +193,8 @@ impl Gateway {
                 Ok(registration) => registration,
                 Err(not_begun) => {
                     let refusal = not_begun.into();
-                    return self.refuse_unasked(&link, writer, refusal, Some(attach)).await;
+                    self.refuse_unasked(&link, writer, refusal, Some(attach)).await;
+                    return None;
                 }
             };
         let resume = attach.resume.as_ref().map(|resume| {
@@ -179,7 +205,8 @@ impl Gateway {
         if resume.is_some_and(|(on, received)| !registration.may_resume(on, received)) {
             drop(registration);
             let lost = Code::ResumeLost.into();
-            return self.refuse_unasked(&link, writer, lost, Some(attach)).await;
+            self.refuse_unasked(&link, writer, lost, Some(attach)).await;
+            return None;
         }
         let Attach { right, key, link: number, proof, .. } = attach;
         let (sid, jkt) = (claims.sid, claims.cnf.jkt);
@@ -203,11 +230,12 @@ impl Gateway {
                 Ok(redeemed) => {
                     let received = resume.map(|(_, received)| received);
                     let course = Course { redeemed, received, jkt, class };
-                    return self.carry(link, reader, writer, registration, course).await;
+                    return Some(Box::new(Begun { link, reader, writer, registration, course }));
                 }
                 Err(refused) => {
                     drop(registration);
-                    return self.refuse(&link, writer, refused.into()).await;
+                    self.refuse(&link, writer, refused.into()).await;
+                    return None;
                 }
             },
             _ = link.connection.closed() => (Refusal::Silent, LinkEnd::AgentGone),
@@ -234,6 +262,7 @@ impl Gateway {
             }
         };
         tokio::join!(self.refuse(&link, writer, refusal), late_answer);
+        None
     }
 
     /// Tells the broker and the metrics how a link ended.
