@@ -407,10 +407,11 @@ async fn carried(
         tokio::select! {
             biased;
             parted = &mut up, if progress.is_open(Way::Up) => {
-                progress.parted(Way::Up, &parted, Instant::now());
+                progress.parted(Way::Up, &parted, splice.acknowledged(), Instant::now());
             }
             parted = &mut down, if progress.is_open(Way::Down) => {
-                if progress.parted(Way::Down, &parted, Instant::now()) {
+                let acknowledged = splice.acknowledged();
+                if progress.parted(Way::Down, &parted, acknowledged, Instant::now()) {
                     desktop_closed.notify_one();
                 }
             }
@@ -421,7 +422,11 @@ async fn carried(
                 Heard::Over(end) => return end,
             },
             () = &mut gone => break,
-            () = at(progress.until()) => break,
+            () = at(progress.until()) => {
+                if !progress.is_put_off(splice.acknowledged(), Instant::now()) {
+                    break;
+                }
+            }
         }
     }
     progress.end()

@@ -10,8 +10,11 @@ use tokio::time::Instant;
 use crate::redeem::LinkEnd;
 
 /// How long an agent may take to receive the rest and to say goodbye after its
-/// desktop has closed.
+/// desktop has closed; anew where it has acknowledged more meanwhile.
 pub const FAREWELL: Duration = Duration::from_secs(10);
+
+/// How long it may take at most.
+pub const FAREWELL_MAX: Duration = Duration::from_mins(1);
 
 /// How long bytes may still be on their way after the agent's side has ended.
 pub const AFTERMATH: Duration = Duration::from_secs(2);
@@ -24,8 +27,18 @@ pub(crate) struct Progress {
     /// Who ended first.
     first: Option<Side>,
     bye: Option<Code>,
-    /// When it ends even if nobody says more.
-    until: Option<Instant>,
+    /// When it ends because the agent's side has.
+    aftermath: Option<Instant>,
+    farewell: Option<Farewell>,
+}
+
+/// The time that an agent has after its desktop has closed.
+#[derive(Debug, Clone, Copy)]
+struct Farewell {
+    until: Instant,
+    latest: Instant,
+    /// What was acknowledged when it began, or began anew.
+    acknowledged: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,21 +48,29 @@ enum Side {
 }
 
 impl Progress {
-    /// Notes that one direction has ended. Returns whether it was the desktop that
-    /// ended first.
-    pub(crate) fn parted(&mut self, way: Way, how: &Parted, now: Instant) -> bool {
+    /// Notes that one direction has ended, when so much of the desktop's was acknowledged.
+    /// Returns whether it was the desktop that ended first.
+    pub(crate) fn parted(
+        &mut self,
+        way: Way,
+        how: &Parted,
+        acknowledged: u64,
+        now: Instant,
+    ) -> bool {
         match way {
             Way::Up => self.up_done = true,
             Way::Down => self.down_done = true,
         }
         match (how, way) {
             // A side that has only finished may still want to hear the other.
-            (Parted::AgentFinished, Way::Up) => self.ended_by(Side::Agent, None),
-            (Parted::AgentFinished, Way::Down) | (Parted::AgentGone, _) => {
-                self.ended_by(Side::Agent, Some(now + AFTERMATH));
+            (Parted::AgentFinished, Way::Up) => {
+                self.first.get_or_insert(Side::Agent);
             }
+            (Parted::AgentFinished, Way::Down) | (Parted::AgentGone, _) => self.agent_left(now),
             (Parted::DesktopFinished | Parted::DesktopFailed(_), _) => {
-                self.ended_by(Side::Desktop, Some(now + FAREWELL));
+                self.first.get_or_insert(Side::Desktop);
+                let (until, latest) = (now + FAREWELL, now + FAREWELL_MAX);
+                self.farewell.get_or_insert(Farewell { until, latest, acknowledged });
             }
         }
         self.first == Some(Side::Desktop)
@@ -58,12 +79,26 @@ impl Progress {
     /// Notes that the agent has taken its leave.
     pub(crate) fn bye(&mut self, code: Code, now: Instant) {
         self.bye = Some(code);
-        self.ended_by(Side::Agent, Some(now + AFTERMATH));
+        self.agent_left(now);
     }
 
-    fn ended_by(&mut self, side: Side, until: Option<Instant>) {
-        self.first.get_or_insert(side);
-        self.until = [self.until, until].into_iter().flatten().min();
+    fn agent_left(&mut self, now: Instant) {
+        self.first.get_or_insert(Side::Agent);
+        self.aftermath.get_or_insert(now + AFTERMATH);
+    }
+
+    /// Notes how much is acknowledged when its time is up. Tells whether it goes on: the
+    /// agent is still receiving what its desktop has said last.
+    pub(crate) fn is_put_off(&mut self, acknowledged: u64, now: Instant) -> bool {
+        let farewell = self.farewell.as_mut().filter(|farewell| {
+            self.aftermath.is_none()
+                && farewell.acknowledged < acknowledged
+                && now < farewell.latest
+        });
+        let Some(farewell) = farewell else { return false };
+        farewell.until = farewell.latest.min(now + FAREWELL);
+        farewell.acknowledged = acknowledged;
+        true
     }
 
     /// Tells whether a direction is still open.
@@ -87,7 +122,8 @@ impl Progress {
 
     /// Returns when it ends even if nobody says more.
     pub(crate) fn until(&self) -> Option<Instant> {
-        self.until
+        let farewell = self.farewell.map(|farewell| farewell.until);
+        [self.aftermath, farewell].into_iter().flatten().min()
     }
 
     /// Returns how the link has ended.
@@ -97,5 +133,38 @@ impl Progress {
             (Some(Side::Agent) | None, Some(code)) => LinkEnd::AgentBye(code),
             (Some(Side::Agent) | None, None) => LinkEnd::AgentGone,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Has a desktop close, and returns how long its agent has that has acknowledged so
+    /// much whenever its time is up.
+    fn farewell(acknowledged: &[u64], gone: bool) -> Duration {
+        let begun = Instant::now();
+        let mut progress = Progress::default();
+        assert!(progress.parted(Way::Down, &Parted::DesktopFinished, 100, begun));
+        if gone {
+            progress.parted(Way::Up, &Parted::AgentGone, 100, begun);
+        }
+        let mut acknowledged = acknowledged.iter();
+        loop {
+            let until = progress.until().expect("it is bounded");
+            let so_far = acknowledged.next().expect("it is over before");
+            if !progress.is_put_off(*so_far, until) {
+                return until - begun;
+            }
+        }
+    }
+
+    #[test]
+    fn a_farewell_lasts_while_the_agent_acknowledges_and_a_minute_at_most() {
+        assert_eq!(farewell(&[100], false), FAREWELL);
+        assert_eq!(farewell(&[101, 150, 150], false), 3 * FAREWELL);
+        let without_end: Vec<u64> = (101..200).collect();
+        assert_eq!(farewell(&without_end, false), FAREWELL_MAX);
+        assert_eq!(farewell(&without_end, true), AFTERMATH);
     }
 }

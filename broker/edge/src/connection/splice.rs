@@ -181,6 +181,11 @@ impl Splice {
         .await;
     }
 
+    /// Returns how many of the desktop's bytes the agent has acknowledged.
+    pub fn acknowledged(&self) -> u64 {
+        look(&*self.seam, |carrying| carrying.side().replay.acknowledged()).unwrap_or(0)
+    }
+
     /// Returns how many bytes the agent is to be told of, and notes that it is.
     pub fn say(&self) -> u64 {
         look(&*self.seam, |carrying| carrying.side().receipt.say()).unwrap_or(0)

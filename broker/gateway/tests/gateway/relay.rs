@@ -212,6 +212,29 @@ async fn a_desktop_that_closes_first_is_reported_with_the_viewers_word() {
 }
 
 #[tokio::test]
+async fn an_agent_that_takes_long_for_a_desktops_last_bytes_gets_them_all() {
+    let office = open();
+    let last = noise(600_000, 8);
+    let (person, mut call, mut line, mut desktop) = seated(&office, 1).await;
+    desktop.write_all(&last).await.expect("room");
+    drop(desktop);
+    assert_eq!(call.hear().await, GatewayMessage::End { cause: Code::DesktopLost });
+    let mut read = vec![0; last.len()];
+    let mut before = 0;
+    // Longer than its farewell.
+    for piece in read.chunks_mut(last.len() / 12) {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        take(&mut line.recv, &mut call, before, piece).await;
+        before += piece.len() as u64;
+    }
+    assert!(read == last);
+    assert!(within(line.recv.read_to_end(1)).await.expect("an end").is_empty());
+    call.bye(Code::LoggedOff).await;
+    let report = office.broker.report(person.sid).await;
+    assert_eq!(report.end, LinkEnd::DesktopClosed { viewer: Some(Code::LoggedOff) });
+}
+
+#[tokio::test]
 async fn a_desktop_that_resets_ends_its_own_session_only() {
     let office = open();
     let (person, mut call, mut line, desktop) = seated(&office, 1).await;
