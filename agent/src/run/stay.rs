@@ -14,7 +14,7 @@ use tegata_proto::code::Code;
 use tegata_proto::login::Failure;
 use tegata_proto::session::GatewayMessage;
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::Agent;
@@ -29,8 +29,12 @@ use crate::run::stay::road::{Road, Turn};
 use crate::session::{Control, Session};
 use crate::viewer::{Scene, Shown, Stage, ViewerError};
 
-/// How long a viewer may take to say what its desktop's end meant.
+/// How long a viewer may take to say what its desktop's end meant, after each byte that
+/// it is still given anew.
 const LAST_WORD: Duration = Duration::from_secs(5);
+
+/// How long a desktop's bytes may still come after its end.
+const LAST_BYTES: Duration = Duration::from_mins(1);
 
 /// How long a gateway may take to say why a desktop's bytes ended.
 const CAUSE_WAIT: Duration = Duration::from_secs(1);
@@ -69,7 +73,7 @@ enum Next {
     FirstByte(bool),
     Shown(Result<Shown, ViewerError>),
     Turn(Turn),
-    Moved(tokio::time::Instant),
+    Moved(Instant),
 }
 
 impl<P: Person, N: Network> Stay<'_, P, N> {
@@ -161,7 +165,12 @@ impl<P: Person, N: Network> Stay<'_, P, N> {
                     Ok(()) => {}
                     Err(Ended::There(cause)) => {
                         account.close();
-                        break Ended::There(last_word(showing.as_mut(), &account, cause).await);
+                        break Ended::There(tokio::select! {
+                            biased;
+                            () = self.stop.cancelled() => cause,
+                            code = last_word(showing.as_mut(), &account, cause) => code,
+                            never = road.acknowledge_rest() => match never {},
+                        });
                     }
                     // It was asked for before the viewer had ended.
                     Err(Ended::Returned(session)) if account.has_ended() => {
@@ -232,7 +241,7 @@ fn goodbye(code: Code) -> Code {
 /// viewer knows; so it is given a moment to say so. What ended before its desktop was
 /// found to be gone has not ended for that.
 async fn last_word(
-    showing: impl Future<Output = Result<Shown, ViewerError>>,
+    mut showing: impl Future<Output = Result<Shown, ViewerError>> + Unpin,
     account: &Account,
     cause: Code,
 ) -> Code {
@@ -243,12 +252,25 @@ async fn last_word(
                 Ok(Err(_)) | Err(_) => cause,
             }
         }
-        Code::DesktopLost | Code::LoggedOff => match timeout(LAST_WORD, showing).await {
-            Ok(Ok(Shown { code: code @ (Code::LoggedOff | Code::PinMismatch), .. })) => code,
-            Ok(Ok(_) | Err(_)) | Err(_) => cause,
-        },
+        Code::DesktopLost | Code::LoggedOff => {
+            let until = Instant::now() + LAST_BYTES;
+            loop {
+                let written = account.written();
+                match timeout(LAST_WORD, &mut showing).await {
+                    Ok(Ok(Shown { code, .. })) if is_last_word(code) => return code,
+                    // What the desktop said before its end may be slower than the word of that.
+                    Err(_) if account.written() > written && Instant::now() < until => {}
+                    Ok(Ok(_) | Err(_)) | Err(_) => return cause,
+                }
+            }
+        }
         cause => cause,
     }
+}
+
+/// Tells whether a viewer that says this knows more than that its desktop is gone.
+fn is_last_word(code: Code) -> bool {
+    matches!(code, Code::LoggedOff | Code::PinMismatch)
 }
 
 /// Listens for why the gateway ended the session; `None` when it says no more.

@@ -755,3 +755,47 @@ async fn the_last_words_of_a_viewer_arrive_as_a_whole_or_are_no_end() {
         }
     }
 }
+
+#[tokio::test]
+async fn what_a_desktop_sent_before_its_end_arrives_over_a_slow_line() {
+    let down = known(600_000, 11);
+    let acknowledged = Arc::new(Mutex::new(0));
+    let mut office = Office::new();
+    let mut gateway = {
+        let (down, acknowledged) = (down.clone(), Arc::clone(&acknowledged));
+        office.gateway(move |_, mut peer: Peer| {
+            let (down, acknowledged) = (down.clone(), Arc::clone(&acknowledged));
+            async move {
+                let attach = peer.attach().await?;
+                let (mut send, _recv) = peer.carry(attach.link).await?;
+                // All of it is on its way at once, and the word passes it.
+                send.write_chunk(down.into()).await?;
+                send.finish();
+                peer.say(&GatewayMessage::End { cause: Code::DesktopLost }).await?;
+                loop {
+                    if let AgentMessage::Ack { received, .. } = peer.hear.next(1024).await? {
+                        *acknowledged.lock().expect("no panic") = received;
+                    }
+                }
+            }
+        })
+    };
+    let (address, wire) = office.wire(gateway.addresses[0]);
+    gateway.addresses = vec![address];
+    let broker = admitting(&mut office, &answer(vec![gateway]));
+    let agent = office.agent();
+    let stop = CancellationToken::new();
+    let report =
+        beside(&agent, to(broker, forward()), &stop, async |mut watch: Receiver<Event>| {
+            let mut viewer = forwarded(&mut watch).await;
+            // About 50 kilobytes a second.
+            wire.set_delay(Duration::from_millis(25));
+            let mut all = Vec::new();
+            viewer.read_to_end(&mut all).await.expect("an orderly end");
+            assert!(all == down, "{} of {} bytes came", all.len(), down.len());
+        })
+        .await;
+    assert_eq!((report.code, report.code.exit()), (Code::DesktopLost, 41));
+    let acknowledged = *acknowledged.lock().expect("no panic");
+    assert!(acknowledged > 500_000, "the gateway hears how far it is: {acknowledged}");
+}

@@ -1,10 +1,13 @@
 //! What the gateway says over the link, and what it is told.
 
+use std::convert::Infallible;
+use std::future::pending;
+
 use tegata_proto::code::Code;
 use tegata_proto::login::Failure;
 use tegata_proto::replay::ACK_DELAY;
 use tegata_proto::session::{AgentMessage, GatewayMessage};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::{Link, Road};
 use crate::comeback::is_final;
@@ -69,6 +72,23 @@ impl Road<'_> {
         }
         self.watch();
         Link::Kept
+    }
+
+    /// Tells the gateway what is still written to the viewer, and nothing else.
+    pub(in crate::run::stay) async fn acknowledge_rest(&mut self) -> Infallible {
+        if let Some(link) = &mut self.link {
+            // One that cannot be written to brings nothing more, either.
+            let _: Result<Infallible, LinkError> = async {
+                loop {
+                    link.say.flush().await?;
+                    self.account.owed(1).await;
+                    sleep(ACK_DELAY).await;
+                    link.acknowledge(self.account.say())?;
+                }
+            }
+            .await;
+        }
+        pending().await
     }
 
     /// Says enough from another network for the gateway to ask whether this agent is there.
