@@ -21,6 +21,9 @@ use rustix::buffer::spare_capacity;
 /// Most bytes that one read takes from a desktop.
 const READ_MAX: usize = 256 * 1024;
 
+/// Most buffers that a thread remembers to use them again.
+const BUFFERS_MAX: usize = 64;
+
 /// Most pieces that one write gives to a desktop.
 pub(crate) const PIECES_MAX: usize = 64;
 
@@ -118,7 +121,12 @@ pub(crate) struct Turn {
 /// Where a thread reads from desktops. It belongs to no session, so an idle one
 /// keeps nothing.
 #[derive(Default)]
-pub(crate) struct Scratch(Vec<u8>);
+pub(crate) struct Scratch {
+    buffer: Vec<u8>,
+    /// What was read lately, the oldest first: its memory is used again once nobody else
+    /// has it, since fresh pages cost the kernel more than reading into them.
+    lent: VecDeque<Bytes>,
+}
 
 impl Carrying {
     /// Takes both ends into keeping; nothing is known of them yet.
@@ -378,7 +386,12 @@ impl Scratch {
     /// with the buffer it is in, a small one as a copy, so that no chunk that waits
     /// for a slow agent pins more than twice its own size.
     fn read(&mut self, from: &TcpStream) -> io::Result<Bytes> {
-        let Self(buffer) = self;
+        let Self { buffer, lent } = self;
+        if buffer.capacity() == 0
+            && let Some(oldest) = lent.pop_front_if(|oldest| oldest.is_unique())
+        {
+            *buffer = oldest.into();
+        }
         buffer.clear();
         buffer.reserve_exact(READ_MAX);
         let read = loop {
@@ -388,7 +401,12 @@ impl Scratch {
             }
         };
         if read >= READ_MAX / 2 {
-            Ok(Bytes::from(std::mem::take(buffer)))
+            let bytes = Bytes::from(std::mem::take(buffer));
+            if lent.len() == BUFFERS_MAX {
+                lent.pop_front();
+            }
+            lent.push_back(bytes.clone());
+            Ok(bytes)
         } else {
             Ok(Bytes::copy_from_slice(buffer))
         }
