@@ -541,13 +541,28 @@ async fn due(splice: Option<&Splice>, until: Option<Instant>) -> &Splice {
     }
 }
 
+/// A stream whose channel is being opened: it is cut where nothing comes of that, and not
+/// finished, which an agent would take for its desktop's end.
+struct Opening(Option<SendStream>);
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        if let Some(send) = &mut self.0 {
+            // Fails only where the agent has given it up.
+            let _ = send.reset(STREAM_REFUSED);
+        }
+    }
+}
+
 /// Accepts the one stream that carries the desktop.
 async fn open_channel(connection: &Connection) -> Result<(SendStream, RecvStream), WireError> {
     let deadline = Instant::now() + CHANNEL_DEADLINE;
     let opened = timeout_at(deadline, connection.accept_bi()).await;
     let (send, recv) = opened.map_err(|_| WireError::TooSlow)?.map_err(|_| WireError::Closed)?;
+    let mut opening = Opening(Some(send));
     let mut reader = FrameReader::new(recv);
     let Open { channel: Channel::Rdp } = reader.read(LIMIT_AFTER, deadline).await?;
+    let send = opening.0.take().expect("nobody else takes it");
     Ok((send, reader.into_inner()))
 }
 

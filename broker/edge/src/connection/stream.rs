@@ -1,8 +1,8 @@
 //! The two halves of a stream, as a handler on tokio has them.
 //!
-//! Dropped, a half that sends is reset unless it was shut down, so that nobody takes
-//! a cut for an end, and a half that receives takes nothing more; but not where it was
-//! joined to a desktop meanwhile.
+//! Dropped before it was shut down, a half that sends is reset by QUIC and finished by
+//! TCP, and a half that receives takes nothing more; but not where it was joined to a
+//! desktop meanwhile. Where the difference matters, it is reset by whoever gives it up.
 
 use std::io;
 use std::pin::Pin;

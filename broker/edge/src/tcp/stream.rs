@@ -174,7 +174,9 @@ impl AsyncWrite for SendStream {
 
 impl Drop for SendStream {
     fn drop(&mut self) {
-        // Fails only where it was shut down, or is in other hands.
-        let _ = self.reset();
+        if let Some(stream) = self.stream.as_mut().filter(|_| !self.over) {
+            // Fails only where the peer has given the stream up.
+            let _ = stream.send_data(Bytes::new(), true);
+        }
     }
 }
