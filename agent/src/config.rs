@@ -11,6 +11,7 @@ use tegata_proto::id::{PoolName, RealmName};
 
 use crate::arguments::{NoticeCommand, Server, ViewerChoice};
 use crate::viewer::freerdp::{EXTRA_ALLOWED, Options, Screen};
+use crate::viewer::redirection::{Drive, USB_MAX};
 use crate::words::Language;
 
 /// Smallest and largest side of a window, in pixels.
@@ -54,7 +55,16 @@ struct RawViewer {
     sound: Option<bool>,
     clipboard: Option<bool>,
     printer: Option<bool>,
+    drive: Option<RawDrive>,
+    usb: Vec<String>,
     extra: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawDrive {
+    name: String,
+    folder: String,
 }
 
 /// What a configuration file says.
@@ -160,6 +170,7 @@ fn options(raw: RawViewer, faults: &mut Faults) -> Options {
             &format!("{argument:?} is not an argument that may be added"),
         );
     }
+    faults.demand("viewer.usb", raw.usb.len() <= USB_MAX, "names 16 devices at most");
     Options {
         screen: screen(raw.size, raw.monitors, faults),
         keyboard_layout: faults
@@ -171,6 +182,11 @@ fn options(raw: RawViewer, faults: &mut Faults) -> Options {
         sound: raw.sound.unwrap_or(default.sound),
         clipboard: raw.clipboard.unwrap_or(default.clipboard),
         printer: raw.printer.unwrap_or(default.printer),
+        drive: raw.drive.and_then(|RawDrive { name, folder }| {
+            let drive = Drive::new(name, folder);
+            drive.map_err(|error| faults.0.push(format!("viewer.drive: {error}"))).ok()
+        }),
+        usb: raw.usb.into_iter().filter_map(|id| faults.parsed("viewer.usb", Some(id))).collect(),
         extra: raw.extra,
     }
 }
@@ -248,12 +264,17 @@ mod tests {
             size = "1280x1024"
             scale = 140
             sound = false
+            drive = { name = "share", folder = "/srv/share" }
+            usb = ["054c:0268"]
             extra = ["/bpp:32", "-wallpaper"]
         "#;
         let config: Config = text.parse().expect("a good file");
         assert_eq!(config.server.expect("a server").to_string(), "vdi.example.jp:443");
         assert_eq!(config.lang, Some(Language::Ja));
-        let Options { screen, keyboard_layout, sound, clipboard, extra, .. } = config.freerdp;
+        let Options { screen, keyboard_layout, sound, clipboard, drive, usb, extra, .. } =
+            config.freerdp;
+        assert_eq!(drive, Drive::new("share".into(), "/srv/share".into()).ok());
+        assert_eq!(usb, ["054c:0268".parse().expect("a device")]);
         assert_eq!(screen, Screen::Window { width: 1280, height: 1024 });
         assert_eq!((keyboard_layout, sound, clipboard), (Some(0x411), false, true));
         assert_eq!(extra, ["/bpp:32", "-wallpaper"]);
@@ -274,6 +295,8 @@ mod tests {
             size = "10x10"
             monitors = [0]
             scale = 120
+            drive = { name = "share", folder = "share" }
+            usb = ["054c:0268", "auto"]
             extra = ["/drive:home,/", "/bpp:32", "/p:secret"]
         "#;
         let Err(ConfigError::Faults(faults)) = text.parse::<Config>() else {
@@ -295,8 +318,36 @@ mod tests {
                 "viewer.extra",
                 "viewer.size",
                 "viewer.keyboard_layout",
+                "viewer.drive",
+                "viewer.usb",
             ]
         );
+    }
+
+    #[test]
+    fn the_sample_is_good_as_it_is_and_with_everything_that_it_offers() {
+        let sample = include_str!("../../deploy/config/agent.toml");
+        assert_eq!(sample.parse::<Config>().expect("the sample"), Config::default());
+        let offers = |line: &&str| line.contains(" = ") && !line.starts_with("# size");
+        let all: Vec<_> = sample
+            .lines()
+            .filter(|line| line.starts_with('[') || offers(line))
+            .map(|line| line.trim_start_matches("# "))
+            .collect();
+        let all = all.join("\n");
+        let Config { server, freerdp, .. } = all.parse().expect("the sample with all");
+        assert!(server.is_some() && freerdp.drive.is_some() && freerdp.usb.len() == 1);
+        for key in keys::<RawConfig>().into_iter().chain(keys::<RawViewer>()) {
+            let is_told = sample.contains(&format!("# {key} = ")) || key == "viewer";
+            assert!(is_told, "{key} is not in the sample");
+        }
+    }
+
+    /// Returns the keys that a table may have, as its refusal of another one names them.
+    fn keys<T: serde::de::DeserializeOwned + std::fmt::Debug>() -> Vec<String> {
+        let refusal = toml::from_str::<T>("'?' = 0").expect_err("no such key").to_string();
+        let (_, keys) = refusal.split_once("expected one of ").expect("a list of keys");
+        keys.split('`').skip(1).step_by(2).map(str::to_owned).collect()
     }
 
     #[test]

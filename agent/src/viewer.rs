@@ -6,6 +6,7 @@
 mod forward;
 pub mod freerdp;
 mod process;
+pub mod redirection;
 pub mod x224;
 
 use std::io;

@@ -12,6 +12,7 @@ use tegata_proto::policy::Security;
 
 use crate::viewer::Scene;
 use crate::viewer::process::{SECRET_FD, SOCKET_FD, SecretLines};
+use crate::viewer::redirection::{self, Drive, UsbDevice};
 
 /// The names under which it is looked for, in this order.
 pub const PROGRAMS: [&str; 2] = ["xfreerdp", "xfreerdp3"];
@@ -85,6 +86,10 @@ pub struct Options {
     pub clipboard: bool,
     /// Whether printers are shared where the pool allows it.
     pub printer: bool,
+    /// The folder that is shared where the pool allows drives.
+    pub drive: Option<Drive>,
+    /// The USB devices that are shared where the pool allows them.
+    pub usb: Vec<UsbDevice>,
     /// Arguments out of [`EXTRA_ALLOWED`].
     pub extra: Vec<String>,
 }
@@ -116,6 +121,8 @@ impl Default for Options {
             sound: true,
             clipboard: true,
             printer: true,
+            drive: None,
+            usb: Vec::new(),
             extra: Vec::new(),
         }
     }
@@ -157,7 +164,7 @@ pub(super) fn arguments(options: &Options, grammar: Grammar, scene: &Scene) -> T
     }
     arguments.extend(window(options));
     arguments.extend(keyboard(options, grammar));
-    arguments.extend(devices(options, scene));
+    arguments.extend(redirection::arguments(options, &scene.policy));
     // The only word of the thin client's that a desktop sees before anybody logs on.
     arguments
         .extend(scene.policy.profile.map(|name| format!("/client-hostname:{}", name.as_str())));
@@ -230,18 +237,6 @@ fn keyboard(options: &Options, grammar: Grammar) -> Vec<String> {
             if parts.is_empty() { vec![] } else { vec![format!("/kbd:{}", parts.join(","))] }
         }
     }
-}
-
-/// The agent takes away what the pool does not allow; `FreeRDP` shares neither
-/// drives nor USB devices unless told to, and nothing here tells it to.
-fn devices(options: &Options, scene: &Scene) -> Vec<String> {
-    let clipboard = options.clipboard && scene.policy.clipboard;
-    let sound = options.sound && scene.policy.sound;
-    let printer = options.printer && scene.policy.printer;
-    let clipboard = if clipboard { "+clipboard" } else { "-clipboard" };
-    let sound = if sound { "/sound" } else { "/audio-mode:2" };
-    let printer = printer.then_some("/printer");
-    [clipboard, sound].into_iter().chain(printer).map(String::from).collect()
 }
 
 fn colons(pin: Sha256) -> String {
@@ -342,31 +337,6 @@ mod tests {
         let told = arguments(&Options::default(), Grammar::Two, &scene);
         assert!(told.arguments.contains(&"/d:HONSHO".into()));
         assert!(told.arguments.contains(&"/u:sato".into()));
-    }
-
-    #[test]
-    fn a_policy_takes_away_and_never_adds() {
-        let shared = |options: &Options, policy| {
-            let scene = Scene { policy, ..scene(Security::Tls) };
-            let told = arguments(options, Grammar::Two, &scene).arguments;
-            ["+clipboard", "/sound", "/printer"].map(|argument| told.contains(&argument.into()))
-        };
-        let all = Policy {
-            clipboard: true,
-            drive: true,
-            printer: true,
-            usb: true,
-            sound: true,
-            profile: None,
-        };
-        let none = Options { sound: false, clipboard: false, printer: false, ..Options::default() };
-        assert_eq!(shared(&Options::default(), all), [true; 3]);
-        assert_eq!(shared(&Options::default(), Policy::default()), [false; 3]);
-        assert_eq!(shared(&none, all), [false; 3]);
-        let told = arguments(&none, Grammar::Two, &scene(Security::Tls)).arguments;
-        assert!(told.contains(&"-clipboard".into()), "which 2.11 shares unless told");
-        let devices = ["/drive", "/usb", "/smartcard", "/serial", "/parallel"];
-        assert!(!told.iter().any(|told| devices.iter().any(|device| told.starts_with(device))));
     }
 
     #[test]
