@@ -22,6 +22,7 @@ use tegata_proto::code::Code;
 use tegata_proto::frame::{self, FrameError};
 use tegata_proto::login::Gateway;
 use tokio::task::{JoinError, JoinSet};
+use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use crate::trust::{Distrust, Expected};
@@ -42,6 +43,10 @@ pub const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// How long a handshake may take.
 pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How long a peer may take to let a stream be opened, or a frame be sent on it: both
+/// wait for nothing but its limits.
+pub const LET_WITHIN: Duration = Duration::from_secs(5);
 
 /// Most addresses that one race is over.
 pub const ADDRESSES_MAX: usize = 32;
@@ -233,14 +238,16 @@ impl LinkError {
     }
 }
 
-/// Sends one frame; what stood in it is cleared from memory.
+/// Sends one frame, if the peer lets it be sent in time; what stood in it is cleared from
+/// memory.
 pub(crate) async fn say<M: Serialize>(
     stream: &mut SendStream,
     message: &M,
     limit: usize,
 ) -> Result<(), LinkError> {
     let bytes = Zeroizing::new(frame::write(message, limit)?);
-    stream.write_chunk(Bytes::from_owner(bytes)).await
+    let said = timeout(LET_WITHIN, stream.write_chunk(Bytes::from_owner(bytes)));
+    said.await.map_err(|_| LinkError::Silent)?
 }
 
 /// Frames on their way to one stream, a frame at a time.

@@ -5,8 +5,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use quinn::{ReadError, VarInt, WriteError};
 use tegata_proto::proof::{EXPORTER_LABEL, EXPORTER_LEN};
+use tokio::time::timeout;
 
-use super::{CHUNK_MAX, Fault, LinkError, Transport, tcp};
+use super::{CHUNK_MAX, Fault, LET_WITHIN, LinkError, Transport, tcp};
 
 /// Application code of a connection that is closed in good order, and of a stream that
 /// is given up.
@@ -70,8 +71,13 @@ impl Connection {
         }
     }
 
-    /// Opens the next stream; the peer counts them in the order of this.
+    /// Opens the next stream, if the peer lets it be opened in time; it counts them in
+    /// the order of this.
     pub(crate) async fn open(&self) -> Result<(SendStream, RecvStream), LinkError> {
+        timeout(LET_WITHIN, self.open_in_turn()).await.map_err(|_| LinkError::Silent)?
+    }
+
+    async fn open_in_turn(&self) -> Result<(SendStream, RecvStream), LinkError> {
         match &self.0 {
             Carrier::Quic(connection) => {
                 let (send, recv) = connection

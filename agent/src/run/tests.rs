@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc::Receiver;
 
 mod ends;
+mod limits;
 mod lost;
 mod path;
 mod place;
