@@ -42,6 +42,9 @@ pub fn judge(
     desktop: &Desktop,
     now: Timestamp,
 ) -> Result<(), Code> {
+    if claims.iat > now.as_secs().saturating_add(LEEWAY_S) {
+        return Err(Code::TicketInvalid);
+    }
     judge_claims(claims, Duration::from_secs(TICKET_LIFE_S), session, now)?;
     match session.state {
         session::State::Requested { .. } if !session.state.is_overdue(now) => {}
@@ -58,7 +61,9 @@ pub fn judge(
 }
 
 /// Judges a resume grant (invariant I5). It opens nothing before its session's
-/// ticket is redeemed, nor after the session has ended.
+/// ticket is redeemed, nor after the session has ended. One that was signed ahead of
+/// `now`, by a clock that has been set back since, is as good as any: nobody could
+/// work until the clock has caught up.
 ///
 /// # Errors
 ///
@@ -102,20 +107,18 @@ fn ended_by(cause: Cause) -> Code {
     }
 }
 
-/// Judges when a token lives, for how long, and for whom.
+/// Judges how long a token lives, whether it still does, and for whom.
 fn judge_claims(
     claims: &Claims,
     longest: Duration,
     session: &Standing<'_>,
     now: Timestamp,
 ) -> Result<(), Code> {
-    let now_s = now.as_secs();
     let life = claims.exp.checked_sub(claims.iat);
-    let too_long = life.is_none_or(|life| life > longest.as_secs());
-    if claims.iat > now_s.saturating_add(LEEWAY_S) || too_long {
+    if life.is_none_or(|life| life > longest.as_secs()) {
         return Err(Code::TicketInvalid);
     }
-    if claims.exp.saturating_add(LEEWAY_S) < now_s {
+    if claims.exp.saturating_add(LEEWAY_S) < now.as_secs() {
         return Err(Code::TicketExpired);
     }
     if claims.sub != *session.user {

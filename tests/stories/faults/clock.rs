@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use tegata_parts::fake::FakeDesktop;
 use tegata_proto::code::Code;
 use tegata_proto::encoding::Secret;
+use tegata_proto::login::TicketAnswer;
 use tegata_proto::session::GatewayMessage;
 use tegata_tests::api::Api;
 use tegata_tests::crowd::{Witness, sit_down};
@@ -68,12 +69,16 @@ struct Office {
 }
 
 impl Office {
-    fn ticket(&self, n: usize) -> Result<Secret> {
+    fn login(&self, n: usize) -> Result<TicketAnswer> {
         let name = crowd_name(n);
         let login = stranger::ticket(self.site.listen(), &self.keys, &name, PASSWORD);
         let answer = self.runtime.block_on(login)?;
         self.witness.ticket(&answer)?;
-        Ok(answer.ticket)
+        Ok(answer)
+    }
+
+    fn ticket(&self, n: usize) -> Result<Secret> {
+        Ok(self.login(n)?.ticket)
     }
 
     /// Takes a ticket to the gateway, under a link number of its own; returns the
@@ -81,11 +86,15 @@ impl Office {
     fn shows(&mut self, ticket: &Secret) -> Result<Option<Code>> {
         self.links += 1;
         let attach = stranger::attach(self.site.listen(), &self.keys, ticket, self.links);
-        match self.runtime.block_on(attach)? {
-            (GatewayMessage::Attached(_), _) => Ok(None),
-            (GatewayMessage::Error(failure), _) => Ok(Some(failure.code)),
-            (other, _) => anyhow::bail!("{other:?}"),
-        }
+        refusal(self.runtime.block_on(attach)?.0)
+    }
+
+    /// The same with a grant.
+    fn comes_back(&mut self, grant: &Secret) -> Result<Option<Code>> {
+        self.links += 1;
+        let to = self.site.listen();
+        let attach = stranger::come_back(to, &self.keys, grant, self.links, None);
+        refusal(self.runtime.block_on(attach)?.0)
     }
 
     /// Waits until the pass for deadlines has seen the clock.
@@ -96,6 +105,14 @@ impl Office {
             now.sort_unstable();
             Ok((now == states).then_some(()))
         })
+    }
+}
+
+fn refusal(answer: GatewayMessage) -> Result<Option<Code>> {
+    match answer {
+        GatewayMessage::Attached(_) => Ok(None),
+        GatewayMessage::Error(failure) => Ok(Some(failure.code)),
+        other => anyhow::bail!("{other:?}"),
     }
 }
 
@@ -128,7 +145,7 @@ fn a_clock_that_jumps_ends_no_session_and_gives_no_ticket_a_second_life() -> Res
     let code = office.shows(&early)?;
     ensure!(matches!(code, Some(Code::TicketExpired | Code::SessionEnded)), "{code:?}");
     office.runtime.block_on(at_work.echo("an hour later"))?;
-    let ahead = office.ticket(3)?;
+    let TicketAnswer { ticket: ahead, grant, .. } = office.login(3)?;
     assert_eq!(office.shows(&ahead)?, None, "logins go on");
     assert_eq!(office.shows(&ahead)?, Some(Code::TicketUsed));
     office.settles(&["active", "detached", "detached"])?;
@@ -140,6 +157,8 @@ fn a_clock_that_jumps_ends_no_session_and_gives_no_ticket_a_second_life() -> Res
     let code = office.shows(&early)?;
     ensure!(matches!(code, Some(Code::TicketExpired | Code::SessionEnded)), "{code:?}");
     assert_eq!(office.shows(&future)?, Some(Code::TicketInvalid), "signed in an hour");
+    // But whoever is at work goes on.
+    assert_eq!(office.comes_back(&grant)?, None, "granted in an hour");
     office.runtime.block_on(at_work.echo("and back"))?;
 
     // An hour behind.
