@@ -6,6 +6,7 @@
 
 mod finding;
 mod freerdp;
+mod gateway;
 mod reach;
 mod remarks;
 
@@ -72,6 +73,7 @@ impl Examination {
             self.ways(&reached, report);
             families(&addresses, &reached, report);
             certificate(&reached, report);
+            gateway::examined(agent, &reached, report).await;
             greet(agent, &reached, report).await;
             width(&reached, report).await;
             for connection in reached.connections() {

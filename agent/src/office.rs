@@ -18,6 +18,8 @@ use rcgen::{
     SanType, date_time_ymd,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tegata_proto::encoding::{Bytes, Secret, Sha256};
@@ -107,6 +109,8 @@ pub(crate) struct Office {
     pub(crate) has_tcp: bool,
     /// Who answers by TCP instead of what is started from now on.
     pub(crate) between: Option<Leaf>,
+    /// Who serves sessions beside the logins that are started from now on.
+    pub(crate) beside: Option<Leaf>,
     /// How many have come by TCP.
     pub(crate) tcp_comers: Arc<AtomicUsize>,
     /// What those who come by QUIC to what is started from now on may do.
@@ -116,9 +120,10 @@ pub(crate) struct Office {
 
 impl Office {
     pub(crate) fn new() -> Self {
-        let (has_tcp, between, tcp_comers) = (false, None, Arc::default());
+        let (has_tcp, between, beside) = (false, None, None);
+        let tcp_comers = Arc::default();
         let (transport, tasks) = (Arc::default(), JoinSet::new());
-        Self { ca: Ca::new(), has_tcp, between, tcp_comers, transport, tasks }
+        Self { ca: Ca::new(), has_tcp, between, beside, tcp_comers, transport, tasks }
     }
 
     pub(crate) fn agent(&self) -> Agent {
@@ -155,8 +160,9 @@ impl Office {
         F: Fn(usize, Peer) -> D + Send + 'static,
         D: Future<Output = Result<(), LinkError>> + Send + 'static,
     {
-        let tls = server_config(leaf, alpn);
-        let by_tcp = server_config(self.between.as_ref().unwrap_or(leaf), alpn);
+        let tls = server_config(leaf, alpn, self.beside.as_ref());
+        let by_tcp = self.between.as_ref().unwrap_or(leaf);
+        let by_tcp = server_config(by_tcp, alpn, self.beside.as_ref());
         let acceptor = TlsAcceptor::from(Arc::new(by_tcp));
         let crypto = QuicServerConfig::try_from(tls).expect("AES-128");
         let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
@@ -206,18 +212,36 @@ impl Office {
     }
 }
 
-fn server_config(leaf: &Leaf, alpn: &[u8]) -> rustls::ServerConfig {
-    let key = PrivateKeyDer::try_from(leaf.key.serialize_der()).expect("a key");
+/// Shows one certificate to those who ask for sessions, and the other to all else.
+#[derive(Debug)]
+struct Two {
+    all: Arc<CertifiedKey>,
+    sessions: Option<Arc<CertifiedKey>>,
+}
+
+impl ResolvesServerCert for Two {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let is_session = hello.alpn().is_some_and(|mut alpn| alpn.any(|one| one == ALPN_SESSION));
+        Some(self.sessions.as_ref().filter(|_| is_session).unwrap_or(&self.all).clone())
+    }
+}
+
+fn server_config(leaf: &Leaf, alpn: &[u8], beside: Option<&Leaf>) -> rustls::ServerConfig {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut tls = rustls::ServerConfig::builder_with_provider(provider)
+    let certified = |leaf: &Leaf| {
+        let key = PrivateKeyDer::try_from(leaf.key.serialize_der()).expect("a key");
+        let key = provider.key_provider.load_private_key(key).expect("a key of its kind");
+        Arc::new(CertifiedKey::new(vec![leaf.certificate.clone()], key))
+    };
+    let sessions = beside.map(certified);
+    let mut tls = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .expect("TLS 1.3")
         .with_no_client_auth()
-        .with_single_cert(vec![leaf.certificate.clone()], key)
-        .expect("its own key");
-    if !alpn.is_empty() {
-        tls.alpn_protocols = vec![alpn.to_vec()];
-    }
+        .with_cert_resolver(Arc::new(Two { all: certified(leaf), sessions }));
+    let sessions = beside.map(|_| ALPN_SESSION);
+    let spoken = [alpn].into_iter().chain(sessions).filter(|alpn| !alpn.is_empty());
+    tls.alpn_protocols = spoken.map(<[u8]>::to_vec).collect();
     tls
 }
 

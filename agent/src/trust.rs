@@ -60,6 +60,8 @@ pub enum AuthorityError {
 pub enum Expected {
     /// Any broker of the authority.
     Broker,
+    /// Any gateway of the authority: to look at it. No session is opened there.
+    AnyGateway,
     /// The one gateway with this name and this key.
     Gateway {
         /// The name in its certificate.
@@ -147,7 +149,7 @@ impl Authority {
     ) -> Result<(ClientConfig, Arc<OnceLock<Distrust>>), rustls::Error> {
         let alpn = match expected {
             Expected::Broker => ALPN_LOGIN,
-            Expected::Gateway { .. } => ALPN_SESSION,
+            Expected::AnyGateway | Expected::Gateway { .. } => ALPN_SESSION,
         };
         let verdict = Arc::new(OnceLock::new());
         let verifier =
@@ -233,6 +235,10 @@ impl Expected {
                 let id = uri.strip_prefix(URI_BROKER).ok_or_else(wrong_role)?;
                 if id.is_empty() { Err(wrong_role()) } else { Ok(()) }
             }
+            Self::AnyGateway => {
+                let id = uri.strip_prefix(URI_GATEWAY).ok_or_else(wrong_role)?;
+                GatewayId::new(id).map(drop).map_err(|_| wrong_role())
+            }
             Self::Gateway { id, spki_sha256 } => {
                 if uri.strip_prefix(URI_GATEWAY) != Some(id.as_str()) {
                     return Err(wrong_role());
@@ -248,9 +254,16 @@ impl fmt::Display for Expected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Broker => f.write_str("a broker"),
+            Self::AnyGateway => f.write_str("a gateway"),
             Self::Gateway { id, .. } => write!(f, "gateway {id}"),
         }
     }
+}
+
+/// Returns the SHA-256 of a certificate's `SubjectPublicKeyInfo`.
+pub(crate) fn key_of(certificate: &CertificateDer<'_>) -> Option<Sha256> {
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    Some(sha256(certificate.public_key().raw))
 }
 
 /// Answers rustls, and keeps the reason for the person.

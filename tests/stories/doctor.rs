@@ -96,7 +96,8 @@ fn where_all_is_well_the_doctor_finds_nothing_and_a_session_would_work() -> Resu
         command.env("DISPLAY", screen.display()).env("HOME", screen.folder());
     })?;
     assert_eq!((found.wrong(), found.exit), (vec![], 0), "{:?}", found.lines);
-    let parts = ["name", "quic", "tcp", "ipv6", "ipv4", "certificate", "broker", "clock", "mtu"];
+    let parts =
+        ["name", "quic", "tcp", "ipv6", "ipv4", "certificate", "gateway", "broker", "clock", "mtu"];
     for check in parts.into_iter().chain(["freerdp"]) {
         assert_eq!(found.of(check), "ok", "{check}");
     }

@@ -27,6 +27,8 @@ pub enum Check {
     Ipv4,
     /// The server's certificate.
     Certificate,
+    /// The gateway beside the broker, and its certificate.
+    Gateway,
     /// What the broker says to a hello.
     Broker,
     /// This machine's clock.

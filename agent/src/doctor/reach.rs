@@ -57,6 +57,14 @@ impl Reached {
         by_it.min_by_key(|(_, _, took)| *took)
     }
 
+    /// Returns each address with a connection, by the transport that was first there.
+    pub(super) fn fastest_each(&self) -> impl Iterator<Item = (SocketAddr, Transport)> {
+        let mut made: Vec<_> = self.made().collect();
+        made.sort_by_key(|(address, _, took)| (*address, *took));
+        made.dedup_by_key(|(address, ..)| *address);
+        made.into_iter().map(|(address, connection, _)| (address, connection.transport()))
+    }
+
     /// Returns who answered and is not ours: by what, where, and why not.
     pub(super) fn strangers(&self) -> impl Iterator<Item = (Transport, SocketAddr, &LinkError)> {
         self.0.iter().filter_map(|tried| {

@@ -41,6 +41,18 @@ pub(super) enum Remark {
     NotOurProtocol,
     /// Not ours, while another answer is; with the way, the address and the reason.
     StrangerBeside,
+    /// With the address and the key's hash.
+    GatewayGood,
+    /// With the addresses.
+    GatewayElsewhere,
+    /// With the address and the reason.
+    GatewayForeign,
+    /// With the address and the reason.
+    GatewayClock,
+    /// With the address and the reason.
+    GatewayRole,
+    /// With the address and the reason.
+    GatewaySilent,
     /// With this program's version.
     BrokerReady,
     /// With the code.
@@ -89,7 +101,7 @@ const fn bad(en: [&'static str; 2], ja: [&'static str; 2]) -> Row {
 
 impl Remark {
     #[cfg(test)]
-    pub(super) const ALL: [Self; 33] = [
+    pub(super) const ALL: [Self; 39] = [
         Self::AuthorityUnusable,
         Self::NameFound,
         Self::NameUnknown,
@@ -108,6 +120,12 @@ impl Remark {
         Self::CertificateRole,
         Self::NotOurProtocol,
         Self::StrangerBeside,
+        Self::GatewayGood,
+        Self::GatewayElsewhere,
+        Self::GatewayForeign,
+        Self::GatewayClock,
+        Self::GatewayRole,
+        Self::GatewaySilent,
         Self::BrokerReady,
         Self::BrokerSilent,
         Self::BrokerOther,
@@ -268,6 +286,53 @@ impl Remark {
                 [
                     "正しくない接続先からも応答があります: {}",
                     "正しい経路で接続するので利用できます。TLS 通信の検査や、同じアドレスの別の機器が原因の可能性があります。ポートをそのまま通過させるよう、ネットワーク管理者に依頼してください。",
+                ],
+            ),
+            Self::GatewayGood => {
+                good("The gateway is one of our authority: {}", "ゲートウェイは正しいものです: {}")
+            }
+            Self::GatewayElsewhere => good(
+                "No gateway is at {}; sessions go to those that the broker names at login.",
+                "{} にゲートウェイはありません。セッションは、ログイン時にブローカーが示すゲートウェイへ接続します。",
+            ),
+            Self::GatewayForeign => bad(
+                [
+                    "The gateway could not prove that it is ours: {}",
+                    "The broker did, so the site has to give its gateway a certificate of the same authority. If it has one, somebody may stand in between: do not log in.",
+                ],
+                [
+                    "ゲートウェイが正しいことを確認できません: {}",
+                    "ブローカーは確認できたので、同じ認証局の証明書をゲートウェイに設定するよう管理者に依頼してください。設定済みの場合は第三者が介在している可能性があるため、ログインしないでください。",
+                ],
+            ),
+            Self::GatewayClock => bad(
+                [
+                    "The gateway's certificate does not hold at this time: {}",
+                    "The broker's does. See what is said of this device's clock; if it is right, the site has to renew the gateway's certificate.",
+                ],
+                [
+                    "ゲートウェイの証明書が有効期間外です: {}",
+                    "ブローカーの証明書は有効です。この端末の時計の結果を確認し、時計が正しい場合はゲートウェイの証明書の更新を管理者に依頼してください。",
+                ],
+            ),
+            Self::GatewayRole => bad(
+                [
+                    "Sessions are answered by a server that is ours, and not a gateway: {}",
+                    "The site has to give its gateway the certificate that was made for it.",
+                ],
+                [
+                    "セッションの接続先はゲートウェイではありません: {}",
+                    "ゲートウェイ用に発行された証明書を設定するよう、管理者に依頼してください。",
+                ],
+            ),
+            Self::GatewaySilent => bad(
+                [
+                    "The gateway does not answer: {}",
+                    "Try again in a moment, then ask the service desk.",
+                ],
+                [
+                    "ゲートウェイから応答がありません: {}",
+                    "しばらくしてからもう一度試し、続くようなら窓口にお問い合わせください。",
                 ],
             ),
             Self::BrokerReady => good(

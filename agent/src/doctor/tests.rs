@@ -20,13 +20,23 @@ impl Findings {
     }
 }
 
+impl Findings {
+    /// Returns what a person reads of one part.
+    fn told(&self, check: Check) -> String {
+        let mut told = Vec::new();
+        let mut all = Told::new(&mut told, Language::En, false);
+        self.0.iter().filter(|found| found.check == check).for_each(|found| all.add(found.clone()));
+        String::from_utf8(told).expect("text")
+    }
+}
+
 const OK: Option<(Verdict, Option<Code>)> = Some((Verdict::Ok, None));
 
 async fn examined(office: &Office, server: &str) -> Findings {
     let server = server.parse().expect("an address");
     let examination = Examination { server, viewer: ViewerChoice::None };
     let mut findings = Findings::default();
-    soon(examination.carry_out(&office.agent(), &mut findings)).await;
+    soon(Box::pin(examination.carry_out(&office.agent(), &mut findings))).await;
     findings
 }
 
@@ -54,14 +64,18 @@ fn both_languages_say_something_of_their_own_with_the_same_value() {
 async fn where_all_is_well_a_broker_is_greeted_and_hears_no_password() {
     let mut office = Office::new();
     office.has_tcp = true;
+    let gateway = office.ca.issue(&["tegata:gateway/g1"]);
+    let key = gateway.spki_sha256().to_string();
+    office.beside = Some(gateway);
     let address = broker(&mut office);
     let found = examined(&office, &address.to_string()).await;
     for check in [Check::Name, Check::Quic, Check::Tcp, Check::Ipv4, Check::Ipv6] {
         assert_eq!(found.of(check), OK, "{check:?}");
     }
-    for check in [Check::Certificate, Check::Broker, Check::Mtu] {
+    for check in [Check::Certificate, Check::Gateway, Check::Broker, Check::Mtu] {
         assert_eq!(found.of(check), OK, "{check:?}");
     }
+    assert!(found.told(Check::Gateway).contains(&key), "{}", found.told(Check::Gateway));
     // This broker believes that it is 1970.
     assert_eq!(found.of(Check::Clock).map(|(verdict, _)| verdict), Some(Verdict::Warning));
 }
@@ -125,4 +139,45 @@ async fn who_answers_wrongly_is_told_beside_what_is_ours() {
     Told::new(&mut told, Language::En, false).add(stranger.clone());
     let told = String::from_utf8(told).expect("text");
     assert!(told.contains(&format!("TCP {address} (")), "{told}");
+}
+
+#[tokio::test]
+async fn a_gateway_beside_a_good_broker_has_to_be_ours_by_either_transport() {
+    let mut office = Office::new();
+    office.has_tcp = true;
+    let stranger = || Ca::new().issue(&["tegata:gateway/g1"]);
+    let broker_of_ours = office.ca.issue(&["tegata:broker/b1"]);
+    let old = office.ca.issue_for_years(&["tegata:gateway/g1"], 2001, 2002);
+    for (leaf, is_udp_dark, advice) in [
+        (stranger(), false, "of the same authority"),
+        (stranger(), true, "of the same authority"),
+        (broker_of_ours, false, "that was made for it"),
+        (old, false, "renew the gateway's"),
+    ] {
+        office.beside = Some(leaf);
+        let address = broker(&mut office);
+        let (address, wire) = office.wire(address);
+        wire.set_udp_dark(is_udp_dark);
+        let found = examined(&office, &address.to_string()).await;
+        assert_eq!((found.of(Check::Certificate), found.of(Check::Broker)), (OK, OK));
+        let failed = Some((Verdict::Failed, Some(Code::TlsFailed)));
+        assert_eq!(found.of(Check::Gateway), failed, "{advice}");
+        let told = found.told(Check::Gateway);
+        assert!(told.contains(advice), "{told}");
+    }
+}
+
+#[tokio::test]
+async fn a_broker_without_a_gateway_is_a_remark_and_no_fault() {
+    for is_udp_dark in [false, true] {
+        let mut office = Office::new();
+        office.has_tcp = true;
+        let address = broker(&mut office);
+        let (address, wire) = office.wire(address);
+        wire.set_udp_dark(is_udp_dark);
+        let found = examined(&office, &address.to_string()).await;
+        assert_eq!(found.of(Check::Gateway), OK);
+        let told = found.told(Check::Gateway);
+        assert!(told.contains(&format!("No gateway is at {address}")), "{told}");
+    }
 }

@@ -4,10 +4,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quinn::{ReadError, VarInt, WriteError};
+use rustls::pki_types::CertificateDer;
+use tegata_proto::encoding::Sha256;
 use tegata_proto::proof::{EXPORTER_LABEL, EXPORTER_LEN};
 use tokio::time::timeout;
 
 use super::{CHUNK_MAX, Fault, LET_WITHIN, LinkError, Transport, tcp};
+use crate::trust::key_of;
 
 /// Application code of a connection that is closed in good order, and of a stream that
 /// is given up.
@@ -107,6 +110,17 @@ impl Connection {
                 Ok(bytes)
             }
             Carrier::Tcp(connection) => Ok(connection.exporter()),
+        }
+    }
+
+    /// Returns the SHA-256 of the key in the peer's certificate.
+    pub(crate) fn peer_key(&self) -> Option<Sha256> {
+        match &self.0 {
+            Carrier::Quic(connection) => {
+                let shown = connection.peer_identity()?.downcast::<Vec<CertificateDer<'_>>>();
+                shown.ok()?.first().and_then(key_of)
+            }
+            Carrier::Tcp(connection) => connection.peer_key(),
         }
     }
 

@@ -18,6 +18,7 @@ use h2::client::{ResponseFuture, SendRequest};
 use h2::{Ping, PingPong};
 use http::{Method, Request, StatusCode, Uri};
 use rustls::pki_types::ServerName;
+use tegata_proto::encoding::Sha256;
 use tegata_proto::proof::{EXPORTER_LABEL, EXPORTER_LEN};
 use tokio::sync::Notify;
 use tokio::time::{Instant, interval_at, timeout};
@@ -32,7 +33,7 @@ use super::{
     CHUNK_MAX, CONNECTION_WINDOW, Candidate, Fault, HANDSHAKE_DEADLINE, IDLE_TIMEOUT, KEEP_ALIVE,
     LinkError, SEND_WINDOW, SERVER_NAME, STREAM_WINDOW,
 };
-use crate::trust::{Authority, Distrust};
+use crate::trust::{Authority, Distrust, key_of};
 
 /// Most streams at a time.
 const STREAMS_MAX: usize = 4;
@@ -67,6 +68,8 @@ struct Shared {
     /// Absent once it is closed.
     requests: Mutex<Option<SendRequest<Bytes>>>,
     exporter: [u8; EXPORTER_LEN],
+    /// Of the peer's certificate.
+    peer_key: Option<Sha256>,
     traffic: Arc<Traffic>,
     /// In microseconds.
     rtt: AtomicU64,
@@ -176,12 +179,15 @@ async fn begin(
         .max_header_list_size(HEAD_MAX)
         .max_send_buffer_size(SEND_WINDOW as usize)
         .data_frame_budget(SMALL_FRAMES_MAX);
+    let certificates = tls.get_ref().1.peer_certificates();
+    let peer_key = certificates.and_then(<[_]>::first).and_then(key_of);
     let (requests, mut connection) = builder.handshake(tls).await?;
     let pings = connection.ping_pong().expect("it is taken once");
     let closing = CancellationToken::new();
     let shared = Arc::new(Shared {
         requests: Mutex::new(Some(requests)),
         exporter,
+        peer_key,
         traffic,
         rtt: AtomicU64::new(0),
         probe: Notify::new(),
@@ -251,6 +257,10 @@ impl Connection {
 
     pub(super) fn exporter(&self) -> [u8; EXPORTER_LEN] {
         self.shared.exporter
+    }
+
+    pub(super) fn peer_key(&self) -> Option<Sha256> {
+        self.shared.peer_key
     }
 
     pub(super) fn close(&self) {
