@@ -189,3 +189,134 @@ pub(super) struct RawLimits {
     pub(super) logins_per_minute: Option<u32>,
     pub(super) failures_per_minute: Option<u32>,
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    use serde::de::value::Error;
+    use serde::de::{Error as _, Visitor};
+    use serde::forward_to_deserialize_any;
+    use tegata_domain::throttle::SourceLimits;
+    use tegata_edge::endpoint::Limits;
+
+    use super::*;
+    use crate::adapters::ldap::LdapLimits;
+    use crate::init::SAMPLE_CONFIG;
+
+    /// Notes which keys a table may have, and reads nothing.
+    struct Keys<'a>(&'a mut &'static [&'static str]);
+
+    impl<'de> Deserializer<'de> for Keys<'_> {
+        type Error = Error;
+
+        fn deserialize_struct<V: Visitor<'de>>(
+            self,
+            _name: &'static str,
+            fields: &'static [&'static str],
+            _visitor: V,
+        ) -> Result<V::Value, Error> {
+            *self.0 = fields;
+            Err(Error::custom("the keys are noted"))
+        }
+
+        fn deserialize_any<V: Visitor<'de>>(self, _visitor: V) -> Result<V::Value, Error> {
+            Err(Error::custom("not a table"))
+        }
+
+        forward_to_deserialize_any! {
+            bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf
+            option unit unit_struct newtype_struct seq tuple tuple_struct map enum identifier
+            ignored_any
+        }
+    }
+
+    fn keys<'de, T: Deserialize<'de>>() -> &'static [&'static str] {
+        let mut fields: &'static [&'static str] = &[];
+        let _: Result<T, Error> = T::deserialize(Keys(&mut fields));
+        assert!(!fields.is_empty(), "no table");
+        fields
+    }
+
+    /// Returns the sample with everything that it offers in comments.
+    fn offered() -> String {
+        let is_key = |name: &str| name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+        let is_offer = |line: &str| {
+            line.starts_with('[') || line.split_once(" = ").is_some_and(|(name, _)| is_key(name))
+        };
+        let lines = SAMPLE_CONFIG.lines().map(|line| line.strip_prefix("# ").unwrap_or(line));
+        lines.filter(|line| is_offer(line)).collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn the_sample_names_every_key_and_no_other() {
+        let text = offered();
+        let mut table = String::new();
+        let mut told: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+        for line in text.lines() {
+            match line.split_once(" = ") {
+                Some((key, _)) => told.entry(table.clone()).or_default().push(key),
+                None => line.trim_matches(['[', ']']).clone_into(&mut table),
+            }
+        }
+        for (table, keys) in [
+            ("", keys::<RawConfig>()),
+            ("log", keys::<RawLog>()),
+            ("keys", keys::<RawKeys>()),
+            ("store", keys::<RawStore>()),
+            ("operations", keys::<RawOperations>()),
+            ("realms", keys::<RawRealm>()),
+            ("realms.file", keys::<RawFile>()),
+            ("realms.ldap", keys::<RawLdap>()),
+            ("classes", keys::<RawClass>()),
+            ("targets", keys::<RawTarget>()),
+            ("occupancy", keys::<RawOccupancy>()),
+            ("limits", keys::<RawLimits>()),
+        ] {
+            for key in keys {
+                let inner =
+                    if table.is_empty() { (*key).to_owned() } else { format!("{table}.{key}") };
+                let is_told = told.get(table).is_some_and(|told| told.contains(key));
+                assert!(
+                    is_told || told.contains_key(&inner),
+                    "[{table}] {key} is not in the sample"
+                );
+            }
+            for key in told.get(table).into_iter().flatten() {
+                assert!(keys.contains(key), "[{table}] {key} is in the sample and means nothing");
+            }
+        }
+    }
+
+    #[test]
+    fn what_the_sample_calls_a_default_is_one() {
+        let raw: RawConfig =
+            toml::from_str(&offered()).expect("the sample with all that it offers");
+        let RawLimits { connections, connections_per_source, handshakes, .. } = raw.limits;
+        let RawLimits { handshakes_per_source, retry_above, .. } = raw.limits;
+        let limits = Limits::default();
+        assert_eq!(connections, Some(limits.connections));
+        assert_eq!(connections_per_source, Some(limits.connections_per_source));
+        assert_eq!(handshakes, Some(limits.handshakes));
+        assert_eq!(handshakes_per_source, Some(limits.handshakes_per_source));
+        assert_eq!(retry_above, Some(limits.retry_above));
+        let usual = SourceLimits::default();
+        assert_eq!(raw.limits.logins_per_minute, Some(usual.logins_per_minute.get()));
+        assert_eq!(raw.limits.failures_per_minute, Some(usual.failures_per_minute.get()));
+
+        let ldap = raw.realms.into_iter().find_map(|realm| realm.ldap).expect("a realm in LDAP");
+        assert_eq!((ldap.login_attribute, ldap.display_name_attribute), (uid(), cn()));
+        assert_eq!((ldap.member_attribute, ldap.member_of_attribute), (member(), member_of()));
+        assert!(matches!(ldap.id, RawId::EntryUuid));
+        let span = |raw: Option<Written<SignedDuration>>| Duration::try_from(raw?.0.ok()?).ok();
+        let limits = LdapLimits::default();
+        assert_eq!(span(ldap.connect_timeout), Some(limits.connect));
+        assert_eq!(span(ldap.operation_timeout), Some(limits.operation));
+        assert_eq!(span(ldap.patience), Some(limits.patience));
+        assert_eq!(
+            (ldap.connections, ldap.waiting),
+            (Some(limits.connections), Some(limits.waiting))
+        );
+    }
+}
