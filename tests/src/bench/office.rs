@@ -27,7 +27,8 @@ const PEOPLE_QUICK: u32 = 100;
 /// How many groups they are spread over; each may use the pool.
 const GROUPS: usize = 20;
 
-/// Limits of a source, raised because everybody comes from one address here.
+/// Limits of a source, raised because everybody comes from one address here; and those of
+/// all handshakes, which one source may have now.
 const LIMITS: &str = "connections_per_source = 20000\n\
                       handshakes = 4096\nhandshakes_per_source = 4096\nretry_above = 2048";
 
