@@ -101,6 +101,21 @@ impl<S: Ord + Copy> Throttle<S> {
         self.sources.arrives(source, limits, now)
     }
 
+    /// Asks once more, before a directory is asked for a login that has waited: its
+    /// source may have used up its failures meanwhile. Counts nothing.
+    ///
+    /// # Errors
+    ///
+    /// The source is over its limit of failures.
+    pub fn may_try(
+        &mut self,
+        source: S,
+        limits: &SourceLimits,
+        now: Duration,
+    ) -> Result<(), Throttled> {
+        self.sources.may_try(source, limits, now)
+    }
+
     /// Counts a refusal for its source.
     ///
     /// A bad password, an unknown name and a spent budget count alike, so that

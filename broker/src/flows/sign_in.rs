@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tegata_domain::latency::Latency;
-use tegata_domain::throttle::{Fill, Outcome, SourceLimits, Throttle, Try};
+use tegata_domain::throttle::{Fill, Outcome, SourceLimits, Throttle, Throttled, Try};
 use tegata_edge::network::NetworkClass;
 use tegata_edge::source::Prefix;
 use tegata_proto::code::Code;
@@ -197,10 +197,7 @@ impl SignIn {
     ) -> Result<Person, Denied> {
         let now = self.now();
         let arrived = self.throttle().arrives(visitor.source, visitor.limits, now);
-        if let Err(throttled) = arrived {
-            self.metrics.refusal(Refusal::Throttled);
-            return Err(Denied { code: Code::Throttled, retry_after: Some(throttled.retry_after) });
-        }
+        arrived.map_err(|throttled| self.throttled(throttled))?;
         let Password { realm: named, name, password, .. } = password;
         let Some((n, realm)) = self.named(named.as_ref()) else {
             return Err(self.refused(visitor, None, Refusal::Malformed));
@@ -222,6 +219,9 @@ impl SignIn {
             warn!(realm = %typed.realm, error = %turned, "Login had no turn");
             Denied::from(Code::Unavailable)
         })?;
+        // Those that came with it may have failed while it waited.
+        let still = self.throttle().may_try(visitor.source, visitor.limits, self.now());
+        still.map_err(|throttled| self.throttled(throttled))?;
         pass.is_used();
         self.ask(realm, (&name, &password), visitor, typed).await
     }
@@ -359,6 +359,11 @@ impl SignIn {
         };
         self.metrics.directory(realm, operation, took, answer.is_ok());
         (answer, took)
+    }
+
+    fn throttled(&self, throttled: Throttled) -> Denied {
+        self.metrics.refusal(Refusal::Throttled);
+        Denied { code: Code::Throttled, retry_after: Some(throttled.retry_after) }
     }
 
     /// Counts a refusal.

@@ -80,6 +80,21 @@ impl<S: Ord + Copy> Sources<S> {
         })
     }
 
+    pub(super) fn may_try(
+        &mut self,
+        source: S,
+        limits: &SourceLimits,
+        now: Duration,
+    ) -> Result<(), Throttled> {
+        self.0.change(&source, now, |row| {
+            row.failure_every = every(limits.failures_per_minute);
+            let retry_after = row.failures.wait(row.failure_every, now);
+            let outcome =
+                if retry_after.is_zero() { Ok(()) } else { Err(Throttled { retry_after }) };
+            (outcome, row.full_at())
+        })
+    }
+
     pub(super) fn refused(&mut self, source: S, limits: &SourceLimits, now: Duration) {
         self.0.change(&source, now, |row| {
             row.failure_every = every(limits.failures_per_minute);

@@ -176,6 +176,22 @@ fn a_source_has_so_many_logins_and_failures_a_minute() {
 }
 
 #[test]
+fn a_source_whose_tries_failed_while_others_waited_has_no_more_of_them_tried() {
+    let (mut throttle, limits) = (throttle(), limits(60, 6));
+    for failed in 0..6 {
+        assert_eq!(throttle.may_try(1, &limits, s(0)), Ok(()), "{failed}");
+        throttle.refused(1, &limits, s(0));
+    }
+    assert_eq!(throttle.may_try(1, &limits, s(0)), Err(Throttled { retry_after: s(10) }));
+    assert_eq!(throttle.may_try(2, &limits, s(0)), Ok(()), "another source");
+    assert_eq!(throttle.may_try(1, &limits, s(10)), Ok(()));
+    for n in 0..60 {
+        assert_eq!(throttle.arrives(3, &limits, s(0)), Ok(()), "{n}");
+    }
+    assert_eq!(throttle.may_try(3, &limits, s(0)), Ok(()), "it was counted when it came");
+}
+
+#[test]
 fn refused_names_are_suspect_for_a_quarter_of_an_hour() {
     let mut throttle = throttle();
     let (realm, other) = (realm(), "chiho".parse().unwrap());

@@ -140,6 +140,13 @@ impl Scene {
     }
 }
 
+/// Makes all tries at once, and returns what they were told.
+async fn at_once(
+    tries: impl Iterator<Item = impl Future<Output = Option<Code>>>,
+) -> Vec<Option<Code>> {
+    futures_util::future::join_all(tries).await
+}
+
 #[test]
 fn a_refusal_waits_for_the_next_point_of_the_grid() {
     let asked = Instant::now();
@@ -196,19 +203,7 @@ async fn a_hundred_wrong_tries_at_once_are_as_many_binds_as_the_budget() {
         let scene = &scene;
         async move { scene.tries(&format!("198.51.100.{n}"), "user-1", "wrong").await.0 }
     });
-    let mut tries: Vec<_> = tries.map(Box::pin).collect();
-    let mut told = Vec::new();
-    std::future::poll_fn(|context| {
-        tries.retain_mut(|one| match one.as_mut().poll(context) {
-            std::task::Poll::Ready(code) => {
-                told.push(code);
-                false
-            }
-            std::task::Poll::Pending => true,
-        });
-        if tries.is_empty() { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
-    })
-    .await;
+    let told = at_once(tries).await;
     assert_eq!(scene.binds(), STRANGERS_TRIES);
     assert_eq!(told, vec![Some(Code::Refused); 100]);
 }
@@ -288,6 +283,33 @@ async fn a_source_over_its_limit_is_told_so_on_the_grid_and_no_directory_is_aske
         sleep(Duration::from_mins(2)).await;
     }
     assert_eq!(scene.tries("198.51.100.2", "user-1", "right").await.0, None, "elsewhere");
+}
+
+#[tokio::test(start_paused = true)]
+async fn tries_at_once_from_one_source_are_as_many_as_its_failures_and_the_slots() {
+    let scene = scene(ms(10), ms(50), |_| {});
+    let limits = SourceLimits::default();
+    let tries = (0..300).map(|n| {
+        let scene = &scene;
+        async move { scene.tries("198.51.100.1", &format!("user-{n}"), "wrong").await.0 }
+    });
+    let told = at_once(tries).await;
+    let failures = usize::try_from(limits.failures_per_minute.get()).unwrap();
+    let most = failures + scene.fake.serves_at_once();
+    assert!((failures..=most).contains(&scene.binds()), "{} binds", scene.binds());
+    let refused = told.iter().filter(|code| **code == Some(Code::Refused)).count();
+    assert_eq!(refused, scene.binds());
+    assert!(told.iter().all(|code| matches!(code, Some(Code::Refused | Code::Throttled))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_office_behind_one_address_is_let_in_however_many_come_at_once() {
+    let scene = scene(ms(10), ms(50), |_| {});
+    let tries = (0..300).map(|n| {
+        let scene = &scene;
+        async move { scene.tries("198.51.100.1", &format!("user-{n}"), "right").await.0 }
+    });
+    assert_eq!(at_once(tries).await, vec![None; 300]);
 }
 
 #[tokio::test(start_paused = true)]
