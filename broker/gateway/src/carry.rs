@@ -47,6 +47,9 @@ pub const WRITE_DEADLINE: Duration = Duration::from_secs(5);
 /// When a broker is asked again that had no younger grant.
 const RENEW_AGAIN: Duration = Duration::from_mins(1);
 
+/// Least time between two grants, however short their pool has them live.
+const RENEW_AT_MOST_EVERY: Duration = Duration::from_secs(1);
+
 /// Code of a stream that is not wanted.
 const STREAM_REFUSED: VarInt = VarInt::from_u32(1);
 
@@ -137,7 +140,7 @@ impl Renewing<'_> {
             sleep_until(self.at).await;
             match self.broker.renew(self.renewal).await {
                 Some(Renewed { grant, renew_after }) => {
-                    self.at = Instant::now() + renew_after.max(RENEW_AGAIN);
+                    self.at = Instant::now() + renew_after.max(RENEW_AT_MOST_EVERY);
                     return grant;
                 }
                 None => self.at = Instant::now() + RENEW_AGAIN,

@@ -286,13 +286,14 @@ impl Broker for Bookkeeper {
     }
 
     async fn renew(&self, renewal: Renewal) -> Option<Renewed> {
-        let mut renewed = 0;
+        let (mut renewed, mut renew_after) = (0, PATIENCE);
         self.books.send_modify(|books| {
             books.renewed.push(renewal);
             renewed = books.renewed.len();
+            renew_after = books.renew_after.unwrap_or(PATIENCE);
         });
         let grant = Secret::new(format!("grant {renewed}"));
-        Some(Renewed { grant, renew_after: PATIENCE })
+        Some(Renewed { grant, renew_after })
     }
 
     async fn attached(&self, report: Reached) {
