@@ -8,7 +8,7 @@ use axum::extract::{Extension, Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
-use tegata_domain::pool::{Faults, Pool, RawPool, Reuse};
+use tegata_domain::pool::{DEFAULT_GROUP, Faults, Pool, RawPool, Reuse};
 use tegata_edge::network::NetworkClasses;
 use tegata_gateway::dial::TargetPolicy;
 use tegata_proto::id::PoolName;
@@ -62,6 +62,10 @@ impl Site {
                 key: "reuse".to_owned(),
                 problem: "desktop_cannot_be_asked: no occupancy command is configured",
             });
+        }
+        if raw.gateways.as_str() != DEFAULT_GROUP {
+            let problem = "is no group of gateways of this site; the only one is default";
+            faults.push(SiteFault { key: "gateways".to_owned(), problem });
         }
         faults.extend(self.unknown_classes(pool));
         for (n, desktop) in raw.desktops.iter().enumerate() {

@@ -132,6 +132,18 @@ async fn a_pool_is_put_and_used_though_its_caller_hangs_up() {
 }
 
 #[tokio::test]
+async fn a_pool_for_gateways_that_there_are_none_of_is_refused() {
+    let office = Office::<Folder>::open().await;
+    let mut raw = keiri(0);
+    raw.gateways = "tokyo".parse().unwrap();
+    let (name, change) = (Ok(Path(raw.name.clone())), Ok(Query(pools::Change { reason: None })));
+    let put = pools::replace(State(api(&office)), actor(), name, change, Ok(Json(raw)));
+    let (status, said) = answer(put).await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{said}");
+    assert_eq!(said["faults"][0]["key"], "gateways", "{said}");
+}
+
+#[tokio::test]
 async fn whatever_comes_after_the_acts_have_ended_is_told_so() {
     let office = Office::<Folder>::open().await;
     let api = api(&office);
