@@ -23,7 +23,7 @@ use tegata_proto::encoding::Secret;
 use tegata_proto::id::{GatewayId, LinkNumber, SessionId};
 use tegata_proto::session::Right;
 use tokio::time::{Instant, sleep};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::flows::catalogue::Catalogue;
 use crate::flows::followup::Followups;
@@ -264,7 +264,9 @@ impl Broker for RedeemDesk {
         match &outcome {
             Ok(_) => self.metrics.redeem(None),
             Err(Refused::Code(code)) => {
-                info!(session.id = %sid, %link, %code, "Redeem refused");
+                // Whoever has one ticket can have it refused again and again; the audit
+                // trail tells.
+                debug!(session.id = %sid, %link, %code, "Redeem refused");
                 self.metrics.redeem(Some(*code));
             }
             Err(Refused::Busy { .. }) => self.metrics.redeem(Some(Code::Busy)),

@@ -23,7 +23,7 @@ use tegata_proto::id::{RealmName, UserId};
 use tegata_proto::login::Password;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::flows::turnstile::{Lane, Turnstile};
 use crate::flows::waiting::Queued;
@@ -36,7 +36,10 @@ use crate::ports::store::Familiarity;
 
 pub use gauges::Gauges;
 
+use lines::Lines;
+
 mod gauges;
+mod lines;
 
 /// Distance between the points at which refusals are answered.
 pub const REFUSAL_GRID: Duration = Duration::from_millis(500);
@@ -101,6 +104,7 @@ pub struct SignIn {
     familiarity: Arc<dyn Familiarity>,
     clock: Arc<dyn Clock>,
     metrics: Metrics,
+    lines: Lines,
     began: Instant,
 }
 
@@ -144,6 +148,7 @@ impl SignIn {
             familiarity,
             clock,
             metrics,
+            lines: Lines::default(),
             began: Instant::now(),
         }
     }
@@ -216,7 +221,9 @@ impl SignIn {
         course.passed = Instant::now();
         self.metrics.queued(typed.realm, lane.as_str(), course.passed - course.asked);
         let mut pass = entered.map_err(|turned| {
-            warn!(realm = %typed.realm, error = %turned, "Login had no turn");
+            if self.may_log() {
+                warn!(realm = %typed.realm, error = %turned, "Login had no turn");
+            }
             Denied::from(Code::Unavailable)
         })?;
         // Those that came with it may have failed while it waited.
@@ -283,6 +290,7 @@ impl SignIn {
             Verdict::Correct(_) => {
                 warn!(user.id = %user, "Directory answered with somebody else");
             }
+            // As few as the person's budget.
             Verdict::Wrong { reason } => info!(user.id = %user, %reason, "Login refused"),
         }
         let (visitor, typed) = (attempt.visitor, attempt.typed);
@@ -313,7 +321,7 @@ impl SignIn {
                     familiar = Some(self.is_familiar(user, visitor.source, deadline).await);
                 }
                 Try::Spent => {
-                    info!(user.id = %user, reason = "budget", "Login refused");
+                    debug!(user.id = %user, reason = "budget", "Login refused");
                     return Err(self.refused(visitor, Some(typed), Refusal::Budget));
                 }
                 Try::Doubtful => return Err(Code::Unavailable.into()),
@@ -331,7 +339,9 @@ impl SignIn {
         match timeout_at(deadline, asked).await {
             Ok(Ok(familiar)) => familiar,
             Ok(Err(error)) => {
-                warn!(error = &error as &dyn std::error::Error, "Store not read");
+                if self.may_log() {
+                    warn!(error = &error as &dyn std::error::Error, "Store not read");
+                }
                 false
             }
             Err(_) => false,
@@ -351,9 +361,11 @@ impl SignIn {
         let took = began.elapsed();
         let answer = match answer {
             Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) => Err(unasked(&error)),
+            Ok(Err(error)) => Err(self.unasked(&error)),
             Err(_) => {
-                warn!(%realm, operation, "Directory is too slow");
+                if self.may_log() {
+                    warn!(%realm, operation, "Directory is too slow");
+                }
                 Err(Unasked::NotAnswered)
             }
         };
@@ -400,6 +412,26 @@ impl SignIn {
         user.hash(&mut hasher);
         let group = usize::try_from(hasher.finish() % WAKE_GROUPS as u64).unwrap_or(0);
         &self.settled[group]
+    }
+
+    /// Judges what a directory's failure is to a login.
+    fn unasked(&self, error: &DirectoryError) -> Unasked {
+        if self.may_log() {
+            warn!(error = error as &dyn std::error::Error, "Directory gave no answer");
+        }
+        match error {
+            DirectoryError::Ambiguous { .. } => Unasked::Ambiguous,
+            DirectoryError::TimedOut { .. } | DirectoryError::CutOff { .. } => Unasked::NotAnswered,
+            DirectoryError::Unavailable { .. }
+            | DirectoryError::Busy { .. }
+            | DirectoryError::Untrusted { .. }
+            | DirectoryError::Misconfigured { .. } => Unasked::NotDone,
+        }
+    }
+
+    /// Tells whether a line may be written of what a stranger can bring about.
+    fn may_log(&self) -> bool {
+        self.lines.may_write(self.now())
     }
 
     fn now(&self) -> Duration {
@@ -472,18 +504,6 @@ enum Unasked {
     NotDone,
     /// It may have got to it.
     NotAnswered,
-}
-
-fn unasked(error: &DirectoryError) -> Unasked {
-    warn!(error = error as &dyn std::error::Error, "Directory gave no answer");
-    match error {
-        DirectoryError::Ambiguous { .. } => Unasked::Ambiguous,
-        DirectoryError::TimedOut { .. } | DirectoryError::CutOff { .. } => Unasked::NotAnswered,
-        DirectoryError::Unavailable { .. }
-        | DirectoryError::Busy { .. }
-        | DirectoryError::Untrusted { .. }
-        | DirectoryError::Misconfigured { .. } => Unasked::NotDone,
-    }
 }
 
 /// Returns the first point of the grid after all work was done.

@@ -9,7 +9,9 @@ use tegata_domain::throttle::{KEPT_FOR_FAMILIAR, STRANGERS_TRIES};
 use tegata_domain::time::Timestamp;
 use tegata_proto::encoding::{Bytes, Secret};
 use tokio::time::sleep;
+use tracing::{Event, Level, Metadata, Subscriber, span};
 
+use super::lines::LINES_MAX;
 use super::*;
 use crate::flows::tests::Noon;
 use crate::ports::directory::Reason;
@@ -310,6 +312,56 @@ async fn an_office_behind_one_address_is_let_in_however_many_come_at_once() {
         async move { scene.tries("198.51.100.1", &format!("user-{n}"), "right").await.0 }
     });
     assert_eq!(at_once(tries).await, vec![None; 300]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_strangers_can_bring_about_is_told_in_few_lines() {
+    let scene_of = |change: fn(&mut Fake)| scene(ms(10), ms(20), change);
+    let most = usize::try_from(LINES_MAX).unwrap();
+    for (what, scene, name, most) in [
+        ("a directory that is down", scene_of(|fake| fake.down = true), "user-1", most),
+        ("a slow one", scene_of(|fake| fake.search = ms(60_000)), "user-1", most),
+        ("a spent budget", scene_of(|_| ()), "user-1", STRANGERS_TRIES),
+        ("a name that nobody has", scene_of(|_| ()), "nobody", 0),
+    ] {
+        let lines = Counted::default();
+        let counting = tracing::subscriber::set_default(lines.clone());
+        let tries = (0..300).map(|n| {
+            let (from, scene) = (format!("198.51.{}.{}", n / 200, n % 200), &scene);
+            async move { scene.tries(&from, name, "wrong").await.0 }
+        });
+        let told = at_once(tries).await;
+        drop(counting);
+        assert!(told.iter().all(Option::is_some), "{what}");
+        let lines = lines.0.load(Ordering::Relaxed);
+        assert!(lines <= most, "{what}: {lines} lines");
+    }
+}
+
+/// Counts events that an operator's log has.
+#[derive(Clone, Default)]
+struct Counted(Arc<AtomicUsize>);
+
+impl Subscriber for Counted {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() <= Level::INFO
+    }
+
+    fn new_span(&self, _span: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+
+    fn record(&self, _span: &span::Id, _values: &span::Record<'_>) {}
+
+    fn record_follows_from(&self, _span: &span::Id, _follows: &span::Id) {}
+
+    fn event(&self, _event: &Event<'_>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn enter(&self, _span: &span::Id) {}
+
+    fn exit(&self, _span: &span::Id) {}
 }
 
 #[tokio::test(start_paused = true)]
