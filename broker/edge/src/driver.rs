@@ -420,8 +420,10 @@ fn transmit(
             return (sent, false);
         };
         sent += transmit.size;
-        path.sent(transmit.destination.ip(), transmit.size);
-        socket.send(transmit);
+        // What may not go is lost on its way, as far as the library can tell.
+        if path.lets_out(transmit.destination.ip(), transmit.size) {
+            socket.send(transmit);
+        }
         if socket.is_full() {
             break;
         }

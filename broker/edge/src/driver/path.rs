@@ -90,10 +90,20 @@ impl Path {
         self.is_proven() || claim.is_some_and(|claim| claim.covers(bytes))
     }
 
-    /// Notes a datagram that was sent.
-    pub(super) fn sent(&mut self, to: IpAddr, bytes: usize) {
-        if let Some(claim) = self.claim_of(to) {
-            claim.sent = claim.sent.saturating_add(bytes);
+    /// Tells whether a datagram that the library has written may go, and counts it if so.
+    ///
+    /// An answer to a challenge goes to where that came from, wherever the peer is by now,
+    /// and many may have come before the first is answered.
+    pub(super) fn lets_out(&mut self, to: IpAddr, bytes: usize) -> bool {
+        if self.is_shown(to) {
+            return true;
+        }
+        match self.claim_of(to) {
+            Some(claim) if claim.covers(bytes) => {
+                claim.sent = claim.sent.saturating_add(bytes);
+                true
+            }
+            Some(_) | None => false,
         }
     }
 
@@ -144,7 +154,7 @@ mod tests {
     fn before_its_handshake_a_peer_gets_three_times_what_it_sent() {
         let mut path = Path::new(HOME, 1_200, false);
         assert!(!path.is_proven() && path.covers(3_600) && !path.covers(3_601));
-        path.sent(HOME, 3_000);
+        assert!(path.lets_out(HOME, 3_000));
         assert!(path.covers(600) && !path.covers(601));
         assert!(path.admits(HOME, 100), "it is where it was");
         assert!(path.covers(900) && !path.covers(901));
@@ -170,9 +180,8 @@ mod tests {
         assert!(path.admits(TRAIN, 400));
         path.look(TRAIN, || 7);
         assert!(!path.is_proven() && path.covers(1_200) && !path.covers(1_201));
-        path.sent(HOME, 1_200);
-        path.sent(TRAIN, 1_200);
-        assert!(!path.covers(1));
+        assert!(path.lets_out(HOME, 1_200) && path.lets_out(TRAIN, 1_200));
+        assert!(!path.covers(1) && !path.lets_out(TRAIN, 1) && path.lets_out(HOME, 1_200));
         assert!(path.admits(HOME, 30), "what was on its way");
         assert!(path.admits(TRAIN, 30));
         path.look(TRAIN, || 8);
@@ -190,11 +199,25 @@ mod tests {
         let mut path = at_home();
         assert!(path.admits(TRAIN, 1_000));
         path.look(TRAIN, || 0);
-        path.sent(TRAIN, 1_200);
+        assert!(path.lets_out(TRAIN, 1_200));
         path.look(HOME, || 0);
         assert!(path.is_proven(), "it is where it was");
         assert!(path.admits(TRAIN, 40), "1,040 bytes are worth 3,120");
         path.look(TRAIN, || 0);
         assert!(path.covers(1_920) && !path.covers(1_921));
+    }
+    #[test]
+    fn what_was_taken_in_together_is_answered_only_as_far_as_it_is_paid_for() {
+        let mut path = at_home();
+        assert!(path.admits(VICTIM, 400));
+        for _ in 0..15 {
+            assert!(path.admits(VICTIM, 40), "nothing has been answered yet");
+        }
+        assert!(path.is_proven(), "only a move changes where it is");
+        let out = (0..16).filter(|_| path.lets_out(VICTIM, CHALLENGE)).count();
+        assert_eq!(out, 2, "1,000 bytes are worth 3,000");
+        assert!(!path.admits(TRAIN, 40));
+        assert!(!path.lets_out(VICTIM, CHALLENGE), "nor once somebody else is claimed to be");
+        assert!(path.lets_out(HOME, CHALLENGE));
     }
 }
