@@ -323,8 +323,8 @@ impl Driver {
             state.quic.handle_timeout(now);
             entry.path.look_at(&state.quic);
         }
-        if let Some(late) = entry.handshake.take_if(|handshake| handshake.deadline() <= now) {
-            self.reception.refused(late.remote, Refusal::TooSlow);
+        if let Some((remote, reason)) = newcomer::give_up(&mut entry.handshake, now) {
+            self.reception.refused(remote, reason);
             state.quic.close(now, CLOSE_DONE, Bytes::new());
             state.lose(ConnectionError::LocallyClosed);
         }
@@ -349,7 +349,7 @@ impl Driver {
         if news.lost {
             state.wake_all();
         }
-        let deadline = entry.handshake.as_ref().map(|handshake| handshake.deadline());
+        let deadline = entry.handshake.as_ref().map(|handshake| handshake.next_look(now));
         let forgotten = state.lost.as_ref().map(|why| entry.forgotten(why, now));
         if forgotten.is_some_and(|at| at <= now) {
             entry.drained.get_or_insert_with(EndpointEvent::drained);

@@ -21,6 +21,10 @@ use crate::source::canonical;
 /// packet again after a second (RFC 9002 §6.2.2), and is then a newcomer anew.
 const TURN_WAIT: Duration = Duration::from_secs(1);
 
+/// How often a handshake in progress is looked at that may have had to make room. Those of
+/// honest peers are over by then.
+const LOOK: Duration = Duration::from_millis(500);
+
 /// Somebody who has been let in, after its handshake.
 pub(crate) struct Arrival {
     pub(crate) connection: Connection,
@@ -89,6 +93,10 @@ impl Driver {
     /// Begins a handshake.
     pub(super) fn begin(&mut self, newcomer: Newcomer) {
         let Newcomer { incoming, handshake, path } = newcomer;
+        if handshake.slot.is_displaced() {
+            self.reception.refused(handshake.remote, Refusal::Handshakes);
+            return self.quic.ignore(incoming);
+        }
         self.socket.out.clear();
         let now = Instant::now();
         match self.quic.accept(incoming, now, &mut self.socket.out, None) {
@@ -116,7 +124,28 @@ impl Driver {
 }
 
 impl Handshake {
-    pub(super) fn deadline(&self) -> Instant {
+    fn deadline(&self) -> Instant {
         self.begun + HANDSHAKE_DEADLINE
     }
+
+    /// Returns when it is to be looked at again at the latest.
+    pub(super) fn next_look(&self, now: Instant) -> Instant {
+        self.deadline().min(now + LOOK)
+    }
+}
+
+/// Takes a handshake out that is late or had to make room. Returns whose it was, and why.
+pub(super) fn give_up(
+    handshake: &mut Option<Box<Handshake>>,
+    now: Instant,
+) -> Option<(SocketAddr, Refusal)> {
+    let going = handshake.as_ref()?;
+    let reason = if going.slot.is_displaced() {
+        Refusal::Handshakes
+    } else if going.deadline() <= now {
+        Refusal::TooSlow
+    } else {
+        return None;
+    };
+    handshake.take().map(|gone| (gone.remote, reason))
 }

@@ -4,9 +4,9 @@
 //! address is not shown to be its own can use up neither the server's budget
 //! nor that of the source it claims to be: beyond a few, such peers are asked to
 //! show their address, which costs the server one packet and no memory. By TCP every
-//! address is shown; there somebody of the source that is half way in most often makes
-//! room, so that few sources cannot shut out the others. So does, by both, who is in and
-//! has shown no right to anything: they may have a quarter of all connections.
+//! address is shown. Among those who have shown theirs, somebody of the source that is half
+//! way in most often makes room, so that few sources cannot shut out the others. So does
+//! who is in and has shown no right to anything: they may have a quarter of all connections.
 
 mod lobby;
 
@@ -83,8 +83,9 @@ struct Counts {
     files: usize,
     unproven: usize,
     sources: HashMap<Prefix, Count>,
-    /// Whose handshake by TCP is in progress.
-    arriving: Lobby,
+    /// Whose handshake is in progress from an address that is proven, by each transport.
+    by_quic: Lobby,
+    by_tcp: Lobby,
     /// Who is in and has shown no right to anything.
     strangers: Lobby,
 }
@@ -110,7 +111,7 @@ impl Budget {
     ) -> Answer {
         let files = files(transport);
         let mut counts = self.counts();
-        let refusal = self.refusal(&mut counts, source, transport);
+        let refusal = self.refusal(&mut counts, source, transport, proven);
         if !proven && (refusal.is_some() || counts.unproven >= self.limits.retry_above) {
             return Answer::Retry;
         }
@@ -123,26 +124,26 @@ impl Budget {
             count.connections += 1;
             count.handshakes += 1;
         }
-        let handshake = Some(match transport {
-            Transport::Quic => Handshake::Quic { proven },
-            Transport::Tcp => {
-                let displaced = CancellationToken::new();
-                counts.arriving.enter(source, displaced.clone());
-                Handshake::Tcp(displaced)
-            }
+        let handshake = Some(if proven {
+            let displaced = CancellationToken::new();
+            counts.arriving(transport).enter(source, displaced.clone());
+            Handshake::Proven { transport, displaced }
+        } else {
+            Handshake::Unproven
         });
         drop(counts);
         let budget = Arc::clone(self);
         Answer::Accept(Slot { budget, source, files, handshake })
     }
 
-    /// Returns why a newcomer cannot come in. One by TCP may have somebody else make
-    /// room.
+    /// Returns why a newcomer cannot come in. One whose address is `proven` may have
+    /// somebody else make room.
     fn refusal(
         &self,
         counts: &mut Counts,
         source: Prefix,
         transport: Transport,
+        proven: bool,
     ) -> Option<Refusal> {
         let limits = &self.limits;
         let one = counts.sources.get(&source).copied().unwrap_or_default();
@@ -154,14 +155,8 @@ impl Budget {
         } else if one.handshakes >= limits.handshakes_per_source {
             Some(Refusal::SourceHandshakes)
         } else {
-            let fits = match transport {
-                Transport::Quic => {
-                    counts.all.handshakes - counts.arriving.len() < limits.handshakes
-                }
-                Transport::Tcp => {
-                    counts.arriving.len() < limits.handshakes || counts.make_room(source)
-                }
-            };
+            let fits = counts.handshakes(transport) < limits.handshakes
+                || (proven && counts.make_room(source, transport));
             (!fits).then_some(Refusal::Handshakes)
         }
     }
@@ -191,14 +186,31 @@ impl Counts {
         }
     }
 
+    /// Returns whose handshake by a transport may have to make room.
+    fn arriving(&mut self, transport: Transport) -> &mut Lobby {
+        match transport {
+            Transport::Quic => &mut self.by_quic,
+            Transport::Tcp => &mut self.by_tcp,
+        }
+    }
+
+    /// Returns how many handshakes by a transport are in progress.
+    fn handshakes(&self, transport: Transport) -> usize {
+        match transport {
+            Transport::Quic => self.by_quic.len() + self.unproven,
+            Transport::Tcp => self.by_tcp.len(),
+        }
+    }
+
     /// Sends the oldest away of the source that is half way in most often, if that is
     /// oftener than the newcomer's would be.
-    fn make_room(&mut self, newcomer: Prefix) -> bool {
-        let Some((source, most)) = self.arriving.busiest() else { return false };
-        if most <= self.arriving.of(newcomer) + 1 {
+    fn make_room(&mut self, newcomer: Prefix, transport: Transport) -> bool {
+        let arriving = self.arriving(transport);
+        let Some((source, most)) = arriving.busiest() else { return false };
+        if most <= arriving.of(newcomer) + 1 {
             return false;
         }
-        if let Some(oldest) = self.arriving.oldest(source) {
+        if let Some(oldest) = arriving.oldest(source) {
             self.end_handshake(source);
             oldest.cancel();
         }
@@ -217,11 +229,13 @@ pub(crate) struct Slot {
 
 #[derive(Debug)]
 enum Handshake {
-    Quic {
-        proven: bool,
+    /// By QUIC.
+    Unproven,
+    Proven {
+        transport: Transport,
+        /// Cancelled when somebody else was let in instead.
+        displaced: CancellationToken,
     },
-    /// Cancelled when somebody else was let in instead.
-    Tcp(CancellationToken),
 }
 
 /// A peer that is in and has shown no right to anything yet. The places of such peers are
@@ -270,13 +284,14 @@ impl Slot {
         Stranger { budget, source: self.source, displaced }
     }
 
-    /// Waits until the handshake's place was given to somebody else, who needed it
-    /// more. By QUIC that never comes.
+    /// Tells whether the handshake's place was given to somebody else, who needed it more.
+    pub(crate) fn is_displaced(&self) -> bool {
+        self.place().is_some_and(CancellationToken::is_cancelled)
+    }
+
+    /// Waits until the handshake's place was given to somebody else.
     pub(crate) fn displaced(&self) -> impl Future<Output = ()> + use<> {
-        let displaced = match &self.handshake {
-            Some(Handshake::Tcp(displaced)) => Some(displaced.clone()),
-            Some(Handshake::Quic { .. }) | None => None,
-        };
+        let displaced = self.place().cloned();
         async move {
             match displaced {
                 Some(displaced) => displaced.cancelled().await,
@@ -285,16 +300,26 @@ impl Slot {
         }
     }
 
+    fn place(&self) -> Option<&CancellationToken> {
+        match &self.handshake {
+            Some(Handshake::Proven { displaced, .. }) => Some(displaced),
+            Some(Handshake::Unproven) | None => None,
+        }
+    }
+
     fn end_handshake(&mut self, counts: &mut Counts) {
-        match self.handshake.take() {
-            Some(Handshake::Quic { proven }) => {
-                counts.unproven -= usize::from(!proven);
-                counts.end_handshake(self.source);
+        let was_in_progress = match self.handshake.take() {
+            Some(Handshake::Proven { transport, displaced }) => {
+                counts.arriving(transport).leave(self.source, &displaced)
             }
-            Some(Handshake::Tcp(displaced)) if counts.arriving.leave(self.source, &displaced) => {
-                counts.end_handshake(self.source);
+            Some(Handshake::Unproven) => {
+                counts.unproven -= 1;
+                true
             }
-            Some(Handshake::Tcp(_)) | None => {}
+            None => false,
+        };
+        if was_in_progress {
+            counts.end_handshake(self.source);
         }
     }
 }
@@ -358,31 +383,39 @@ mod tests {
     }
 
     #[test]
-    fn by_tcp_the_busiest_source_makes_room_and_nobody_elses_handshake_is_touched() {
-        let budget = Budget::new(Limits { handshakes: 4, ..ROOMY });
-        let busy: Vec<_> = (0..3).map(|_| accepted(budget.judge(source(1), Tcp, true))).collect();
-        let lone = accepted(budget.judge(source(2), Tcp, true));
-        let full = budget.judge(source(1), Tcp, true);
-        assert!(matches!(full, Answer::Refuse(Refusal::Handshakes)), "not by itself: {full:?}");
-        accepted(budget.judge(source(1), Quic, true));
-        let newcomer = accepted(budget.judge(source(3), Tcp, true));
-        let is_displaced = |slot: &Slot| match &slot.handshake {
-            Some(Handshake::Tcp(displaced)) => displaced.is_cancelled(),
-            Some(Handshake::Quic { .. }) | None => false,
-        };
-        let displaced: Vec<_> = busy.iter().map(is_displaced).collect();
-        assert_eq!(displaced, [true, false, false], "the oldest");
-        assert!(!is_displaced(&lone) && !is_displaced(&newcomer));
-        // Two each at most: nobody has more than the others.
-        let again = budget.judge(source(4), Tcp, true);
-        let fifth = accepted(again);
-        assert!(is_displaced(&busy[1]) && !is_displaced(&busy[2]));
-        let full = budget.judge(source(5), Tcp, true);
-        assert!(matches!(full, Answer::Refuse(Refusal::Handshakes)), "{full:?}");
-        drop((busy, lone, newcomer, fifth));
-        let counts = budget.counts();
-        assert_eq!((counts.all.connections, counts.all.handshakes), (0, 0));
-        assert_eq!((counts.arriving.len(), counts.arriving.busiest()), (0, None));
+    fn the_busiest_source_makes_room_and_nobody_elses_handshake_is_touched() {
+        for (by, other) in [(Tcp, Quic), (Quic, Tcp)] {
+            let budget = Budget::new(Limits { handshakes: 4, ..ROOMY });
+            let enter = |last| accepted(budget.judge(source(last), by, true));
+            let full = |last| {
+                let answer = budget.judge(source(last), by, true);
+                assert!(matches!(answer, Answer::Refuse(Refusal::Handshakes)), "{answer:?}");
+            };
+            let busy = [1; 3].map(enter);
+            let lone = enter(2);
+            full(1);
+            accepted(budget.judge(source(1), other, true));
+            let newcomer = enter(3);
+            let displaced = busy.each_ref().map(Slot::is_displaced);
+            assert_eq!(displaced, [true, false, false], "the oldest");
+            assert!(!lone.is_displaced() && !newcomer.is_displaced());
+            let fifth = enter(4);
+            assert!(busy[1].is_displaced() && !busy[2].is_displaced());
+            // Nobody has more than the others.
+            full(5);
+            drop((busy, lone, newcomer, fifth));
+            let mut counts = budget.counts();
+            assert_eq!((counts.all.connections, counts.all.handshakes), (0, 0));
+            assert_eq!((counts.handshakes(by), counts.arriving(by).busiest()), (0, None));
+        }
+    }
+
+    #[test]
+    fn nobody_makes_room_for_an_address_that_is_not_proven() {
+        let budget = Budget::new(Limits { handshakes: 2, ..ROOMY });
+        let busy = [(); 2].map(|()| accepted(budget.judge(source(1), Quic, true)));
+        assert!(matches!(budget.judge(source(2), Quic, false), Answer::Retry));
+        assert!(!busy.iter().any(Slot::is_displaced));
     }
 
     #[test]

@@ -197,8 +197,19 @@ impl House {
 
     /// Carries datagrams between one visitor and a server that may change.
     pub(crate) async fn relay(&self, target: SocketAddr, replies: bool) -> Relay {
+        self.relay_at(loopback(), target, if replies { usize::MAX } else { 0 }).await
+    }
+
+    /// Carries them as from another address, and of the replies only those of at most so
+    /// many bytes.
+    pub(crate) async fn relay_at(
+        &self,
+        address: SocketAddr,
+        target: SocketAddr,
+        longest: usize,
+    ) -> Relay {
         let front = UdpSocket::bind(loopback()).await.expect("a socket");
-        let back = UdpSocket::bind(loopback()).await.expect("a socket");
+        let back = UdpSocket::bind(address).await.expect("a socket");
         let address = front.local_addr().expect("bound");
         let (change, targets) = watch::channel(target);
         self.tasks.spawn("relay", async move {
@@ -212,7 +223,8 @@ impl House {
                         let _may_fail = back.send_to(&out[..length], target).await;
                     }
                     Ok((length, from)) = back.recv_from(&mut home) => {
-                        if let Some(visitor) = visitor.filter(|_| replies && from == *targets.borrow()) {
+                        let passes = length <= longest && from == *targets.borrow();
+                        if let Some(visitor) = visitor.filter(|_| passes) {
                             let _may_fail = front.send_to(&home[..length], visitor).await;
                         }
                     }

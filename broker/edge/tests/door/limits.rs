@@ -98,6 +98,36 @@ async fn a_handshake_that_stops_half_way_is_dropped_and_holds_up_nobody() {
 }
 
 #[tokio::test]
+async fn handshakes_of_few_that_stop_half_way_shut_out_nobody_else() {
+    const PLACES: usize = 4;
+    /// Lets a Retry through and no server's hello.
+    const SHORT: usize = 600;
+    let house = House::new();
+    // Everybody has to show its address, and the silent do.
+    let server = house.open(Limits {
+        handshakes: PLACES,
+        handshakes_per_source: PLACES,
+        retry_above: 0,
+        ..Limits::default()
+    });
+    let silent = house.visitor(&[FIRST]);
+    let mut stuck = Vec::new();
+    for _ in 0..2 * PLACES {
+        let path = house.relay_at(([127, 0, 0, 2], 0).into(), server.address, SHORT).await;
+        stuck.push((silent.connecting(path.address), path));
+    }
+    until(|| house.refused(Refusal::SourceHandshakes) > 0).await;
+    // All places are taken; others come in until one is closed that has made room.
+    let visitor = house.visitor(&[FIRST]);
+    within(async {
+        while house.refused(Refusal::Handshakes) == 0 {
+            ask(&visitor.connect(server.address).await, "hello").await.expect("there is room");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_panic_ends_its_own_connection_only_and_is_counted() {
     let house = House::new();
     let server = house.open(Limits::default());
