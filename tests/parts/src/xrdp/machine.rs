@@ -30,6 +30,9 @@ const DISPLAYS_PER_BLOCK: u16 = 10;
 /// How long the occupancy script may take, including a log-off.
 const OCCUPANCY: Duration = Duration::from_secs(15);
 
+/// How long a change of a background may take.
+const PAINTING: Duration = Duration::from_secs(15);
+
 const MACHINE: &str = include_str!("../../desktop/machine");
 const OCCUPANCY_SCRIPT: &str = include_str!("../../desktop/occupancy");
 
@@ -119,6 +122,30 @@ impl Xrdp {
     pub fn session(&self, account: &str) -> Result<Option<u32>> {
         let account = self.accounts.iter().find(|known| known.name == account);
         account.map_or(Ok(None), |account| x_server_of(account.user_id))
+    }
+
+    /// Gives an account's session another background, whether or not a viewer shows it. X clients
+    /// have to reach the machine, so this is done where it was started.
+    ///
+    /// # Errors
+    ///
+    /// When the account has no session.
+    pub fn paint(&self, account: &str, colour: Colour) -> Result<()> {
+        let account = self.accounts.iter().find(|known| known.name == account);
+        let user_id = account.context("no such account")?.user_id;
+        let manager = processes_of(user_id)?.into_iter().find(|(_, name)| name == "openbox");
+        let (manager, _) = manager.context("no session")?;
+        // Where the display is, and what opens it.
+        let environment = fs::read(format!("/proc/{manager}/environ"))?;
+        let environment = String::from_utf8_lossy(&environment);
+        let environment = environment.split('\0').filter_map(|line| line.split_once('='));
+        let mut command = Command::new(package::program("nsenter")?);
+        command
+            .args(["--target", &manager.to_string(), "--mount", "--pid", "--root"])
+            .arg(package::program("xsetroot")?)
+            .args(["-solid", &colour.to_string()])
+            .envs(environment);
+        run("xsetroot", &mut command, b"", PAINTING).map(drop)
     }
 
     /// Ends an account's session, as its owner's log-off would.
