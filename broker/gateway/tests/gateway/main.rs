@@ -15,6 +15,7 @@ mod quic {
 
     use crate::office::Office;
 
+    mod acknowledgements;
     mod attach;
     mod ending;
     mod places;
@@ -34,6 +35,7 @@ mod tcp {
 
     use crate::office::Office;
 
+    mod acknowledgements;
     mod attach;
     mod ending;
     mod relay;
