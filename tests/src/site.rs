@@ -42,6 +42,7 @@ pub struct Builder {
     classes: String,
     path: Option<(SocketAddr, SocketAddr)>,
     log_format: &'static str,
+    balancers: String,
 }
 
 /// A running site.
@@ -209,6 +210,12 @@ impl Builder {
         self
     }
 
+    /// Believes balancers of this prefix, which say where those they bring come from.
+    pub fn balancers(mut self, prefix: &str) -> Self {
+        self.balancers = format!("balancers = [\"{prefix}\"]\n");
+        self
+    }
+
     /// Sets the limits, as the lines of a table of the configuration.
     pub fn limits(mut self, lines: &str) -> Self {
         self.limits = format!("[limits]\n{lines}\n");
@@ -305,7 +312,7 @@ impl Builder {
         };
         let config = format!(
             "issuer = \"tegata\"\nlisten = [\"{listen}\"{other}]\n\
-             advertise = [\"{advertise}\"{other}]\n\
+             advertise = [\"{advertise}\"{other}]\n{}\
              bootstrap = \"pools.toml\"\n\
              [log]\nformat = \"{}\"\nfilter = \"{}\"\n\
              [keys]\nbroker_certificate = \"broker.pem\"\nbroker_key = \"broker.key\"\n\
@@ -315,6 +322,7 @@ impl Builder {
              [operations]\nlisten = \"{operations}\"\napi_keys = \"api-keys.toml\"\n\
              {}\n[[classes]]\nname = \"office\"\nprefixes = [\"127.0.0.0/8\"]\n\
              {}\n{}{}\n{occupancy}{}",
+            self.balancers,
             self.log_format,
             self.log,
             store.display(),
@@ -355,6 +363,7 @@ impl Site {
             classes: String::new(),
             path: None,
             log_format: "plain",
+            balancers: String::new(),
         }
     }
 

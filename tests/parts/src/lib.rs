@@ -5,6 +5,7 @@
 //! ends exactly the processes it started and removes its folder; a guard process does the same for a
 //! test that is killed. Nothing here knows Tegata: this crate depends on none of its crates.
 
+pub mod balancer;
 pub mod ca;
 pub mod colour;
 pub mod disk;

@@ -18,6 +18,7 @@ use tegata_tests::staff::{Login, echo};
 use tegata_tests::stranger::{Keys, attach, come_back, ticket};
 use tegata_tests::wait;
 
+mod balancer;
 mod screens;
 
 const PASSWORD: &str = "Himitsu-1";
