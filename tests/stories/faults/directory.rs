@@ -1,16 +1,23 @@
 //! The directory fails in every way, and nobody gets in by it or is put out by it.
 
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 use tegata_parts::ca::TestCa;
 use tegata_parts::fake::FakeDesktop;
+use tegata_parts::port::free_udp;
 use tegata_parts::slapd::{BASE, Group, Person, Slapd, group_dn};
 use tegata_parts::wire::{Habit, Wire};
 use tegata_proto::code::Code;
 use tegata_proto::login::BrokerMessage;
-use tegata_tests::site::{Site, pool};
+use tegata_tests::chaos::relay::Relay;
+use tegata_tests::chaos::schedule::Schedule;
+use tegata_tests::chaos::weather::Weather;
+use tegata_tests::site::{Builder, Site, pool};
 use tegata_tests::staff::{Login, echo};
 use tegata_tests::stranger::{self, Keys};
 use tegata_tests::wait;
@@ -34,6 +41,10 @@ struct Ministry {
 }
 
 fn ministry() -> Result<Ministry> {
+    ministry_at(|site| site)
+}
+
+fn ministry_at(site: impl FnOnce(Builder) -> Builder) -> Result<Ministry> {
     let ca = TestCa::new("directory")?;
     let people = ["sato", "tanaka", "suzuki"];
     let mut slapd = Slapd::builder();
@@ -48,10 +59,10 @@ fn ministry() -> Result<Ministry> {
     let wire = Wire::to(port)?;
     let desktops = [FakeDesktop::echo(b"")?, FakeDesktop::echo(b"")?, FakeDesktop::echo(b"")?];
     let addresses = desktops.each_ref().map(FakeDesktop::address);
-    let site = Site::builder()
+    let builder = Site::builder()
         .pool(pool("keiri", &group_dn("keiri"), &addresses))
-        .directory(&format!("ldaps://localhost:{}", wire.address().port()), &ca.certificate())
-        .start()?;
+        .directory(&format!("ldaps://localhost:{}", wire.address().port()), &ca.certificate());
+    let site = site(builder).start()?;
     site.api()?.wait_for_desktops("keiri", "ready", 3)?;
     Ok(Ministry { slapd, wire, site, _desktops: desktops, _ca: ca })
 }
@@ -119,6 +130,67 @@ fn a_directory_that_does_not_answer_lets_nobody_in_and_puts_nobody_out() -> Resu
     drop(ministry.lets_sato_in()?);
     assert!(tanaka.is_running());
     Ok(())
+}
+
+#[test]
+fn who_loses_the_link_comes_back_to_their_desktop_without_a_directory() -> Result<()> {
+    let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, free_udp()?));
+    let here = (Ipv4Addr::LOCALHOST, 0).into();
+    let relay = Relay::start(here, listen, 1, Schedule::steady(Weather::CLEAR))?;
+    let mut ministry = ministry_at(|site| site.behind(listen, relay.address()))?;
+    let door = relay.address().to_string();
+    // It is started once for each time that the desktop is opened.
+    let (script, file) = viewer(&ministry.site)?;
+    let starts = || fs::read_to_string(&file).map_or(0, |text| text.lines().count());
+    let tanaka = ministry.site.device("tanaka", PASSWORD).server(&door).exec(&script).start()?;
+    tanaka.event("attached")?;
+    let holder = |site: &Site| -> Result<_> {
+        let desktops = site.api()?.desktops("keiri")?;
+        let held = desktops.into_iter().find(|desktop| desktop["state"] == "assigned");
+        let held = held.context("nobody has a desktop")?;
+        Ok(["name", "user", "epoch"].map(|of| held[of].clone()))
+    };
+    wait::until("Tanaka to be at work", || Ok((active(&ministry.site)? == 1).then_some(())))?;
+    let before = holder(&ministry.site)?;
+    ministry.slapd.stop()?;
+
+    // The way is dark for a while: the gateway has kept the desktop's connection.
+    relay.set(Schedule::steady(Weather::DARK))?;
+    tanaka.event("link_lost")?;
+    relay.set(Schedule::steady(Weather::CLEAR))?;
+    tanaka.event("resumed")?;
+    assert_eq!(starts(), 1, "{}", tanaka.log());
+
+    // The broker is killed and started again: nothing is kept but the right to come back.
+    ministry.site.kill()?;
+    ministry.site.start()?;
+    wait::until("Tanaka's desktop to be opened again", || Ok((starts() == 2).then_some(())))
+        .with_context(|| tanaka.log())?;
+    wait::until("Tanaka to be at work", || Ok((active(&ministry.site)? == 1).then_some(())))?;
+    assert_eq!(holder(&ministry.site)?, before, "the same desktop, for the same time");
+    let logins = tanaka.events().iter().filter(|told| told["event"] == "authenticated").count();
+    assert_eq!(logins, 1, "{}", tanaka.log());
+    ministry.turns_sato_away("still down", 25)?;
+    assert!(tanaka.is_running());
+    Ok(())
+}
+
+/// Writes a viewer that shows nothing and types all the time, so that a loss is noticed. Returns its command, and the file with a line for each of
+/// its starts.
+fn viewer(site: &Site) -> Result<(String, PathBuf)> {
+    let (starts, script) = (site.scratch().join("starts"), site.scratch().join("viewer"));
+    let started = format!("echo x >> {}\n", starts.display());
+    fs::write(
+        &script,
+        started + "cat <&3 >/dev/null &\nwhile sleep 0.1; do echo typed >&3 || exit; done\n",
+    )?;
+    Ok((format!("sh {}", script.display()), starts))
+}
+
+/// Counts the sessions that are carried.
+fn active(site: &Site) -> Result<usize> {
+    let sessions = site.api()?.sessions()?;
+    Ok(sessions.iter().filter(|session| session["state"] == "active").count())
 }
 
 #[test]
@@ -195,11 +267,11 @@ fn a_referral_is_not_followed_and_two_entries_of_one_name_are_nobody() -> Result
          objectClass: extensibleObject\nou: away\nref: {referral}\n"
     ))?;
     let config = ministry.site.path("broker.toml");
-    let text = std::fs::read_to_string(&config)?;
+    let text = fs::read_to_string(&config)?;
     let moved = text.replace("people = \"ou=people,", "people = \"ou=away,");
     assert_ne!(moved, text);
     assert_eq!(ministry.site.stop()?.0, Some(0));
-    std::fs::write(&config, moved)?;
+    fs::write(&config, moved)?;
     ministry.site.start()?;
     ministry.turns_sato_away("refers everybody", 25)?;
     assert_eq!(elsewhere.accepted(), 0, "nobody was sent there, and no password");
