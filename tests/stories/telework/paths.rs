@@ -1,0 +1,202 @@
+//! Paths that are as bad as they are told to be: every byte of a session arrives all the same.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+use serde_json::Value;
+use tegata_parts::port::free_udp;
+use tegata_tests::chaos::relay::Relay;
+use tegata_tests::chaos::schedule::Schedule;
+use tegata_tests::chaos::tally::Tallies;
+use tegata_tests::chaos::weather::Weather;
+use tegata_tests::dice::{Dice, long};
+use tegata_tests::site::program;
+use tegata_tests::staff::echo;
+use tegata_tests::wait;
+
+use super::{Office, PASSWORD, carry};
+
+/// Schedules of faults: how many paths have one side by side, how many each has one
+/// after the other, and how long each lasts.
+struct Faults {
+    paths: u64,
+    rounds: u64,
+    length: Duration,
+}
+
+impl Faults {
+    fn of_this_run() -> Self {
+        if long() {
+            Self { paths: 50, rounds: 20, length: Duration::from_mins(1) }
+        } else {
+            Self { paths: 20, rounds: 1, length: Duration::from_secs(10) }
+        }
+    }
+
+    /// How far one piece of a path's is behind the other, so that all of them together
+    /// do not take more than the machine has.
+    fn pace(&self) -> Duration {
+        Duration::from_millis(5 * self.paths)
+    }
+}
+
+/// Schedules that once lost a session, or its last bytes: their faults follow each other
+/// just so.
+const NOTORIOUS: [u64; 2] = [96, 1_928_099_138_370_057_671];
+
+/// An office at the end of a path with faults.
+struct BadPath {
+    relay: Relay,
+    office: Office,
+}
+
+impl BadPath {
+    /// Without a fault, the path only takes a while.
+    const CALM: Weather = Weather { delay_ms: 5, ..Weather::CLEAR };
+
+    fn open(seed: u64) -> Result<Self> {
+        let [here, listen] =
+            [free_udp()?, free_udp()?].map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        let relay = Relay::start(here, listen, seed, Schedule::steady(Self::CALM))?;
+        let office = Office::open(|site| site.behind(listen, relay.address()))?;
+        Ok(Self { relay, office })
+    }
+
+    /// Works while one fault follows the other, and returns how many datagrams met one.
+    fn carries(&self, seed: u64, faults: &Faults) -> Result<u64> {
+        let before = self.relay.tallies()?;
+        let door = self.relay.address().to_string();
+        let mut sato = self.office.site.device("sato", PASSWORD).server(&door).start()?;
+        let desktop = sato.desktop()?;
+        self.relay.set(Schedule::faults(seed, faults.length, Self::CALM))?;
+        let end = Instant::now() + faults.length;
+        let goes_on = |_| {
+            thread::sleep(faults.pace());
+            Instant::now() < end
+        };
+        let pieces = carry(&desktop, Dice::of(seed), goes_on).with_context(|| {
+            let exit = sato.exit();
+            format!("{:?}\nexit {exit:?}\n{}", self.relay.tallies(), sato.log())
+        })?;
+        assert_eq!(sato.exit()?, 50, "{}", sato.log());
+        let after = self.relay.tallies()?;
+        let harmed = |path: &Tallies| path.there.harmed() + path.back.harmed();
+        let harmed = harmed(&after) - harmed(&before);
+        println!("{}", serde_json::json!({ "seed": seed, "pieces": pieces, "harmed": harmed }));
+        Ok(harmed)
+    }
+}
+
+#[test]
+fn a_lid_that_was_closed_for_a_while_opens_on_the_same_connection() -> Result<()> {
+    let path = BadPath::open(1)?;
+    let door = path.relay.address().to_string();
+    let mut sato = path.office.site.device("sato", PASSWORD).server(&door).start()?;
+    let mut desktop = sato.desktop()?;
+    echo(&mut desktop, "before")?;
+    path.relay.set(Schedule::steady(Weather::DARK))?;
+    // Typed into the dark: it is kept until there is a link again.
+    desktop.write_all(b"typed in the dark\n")?;
+    let lost = sato.event("link_lost")?;
+    assert!(lost["elapsed_ms"].is_u64(), "{lost}");
+    path.relay.set(Schedule::steady(BadPath::CALM))?;
+    let back = sato.event("resumed")?;
+    assert!(back["gap_ms"].as_u64().unwrap() >= 1_000, "{back}");
+    let mut line = [0; 18];
+    desktop.read_exact(&mut line)?;
+    assert_eq!(&line, b"typed in the dark\n");
+    echo(&mut desktop, "after")?;
+    let sessions = path.office.site.api()?.sessions()?;
+    assert_eq!((sessions.len(), &sessions[0]["state"]), (1, &"active".into()), "{sessions:?}");
+    let attached = sato.events().iter().filter(|event| event["event"] == "attached").count();
+    assert_eq!(attached, 1, "the viewer was not started again");
+    drop(desktop);
+    assert_eq!(sato.exit()?, 50, "{}", sato.log());
+    Ok(())
+}
+
+#[test]
+fn a_session_carries_every_byte_through_every_fault_of_its_path() -> Result<()> {
+    let faults = Faults::of_this_run();
+    let first = Dice::new().seed();
+    println!("TEGATA_SEED={first}");
+    // One after the other, since ports are taken; then all at once.
+    let paths: Vec<_> = (0..faults.paths).map(BadPath::open).collect::<Result<_>>()?;
+    thread::scope(|scope| {
+        let work = |n: u64, path: &BadPath| {
+            (0..faults.rounds).try_fold(0, |harmed, round| {
+                let notorious = usize::try_from(n).ok().and_then(|n| NOTORIOUS.get(n));
+                let seed = match (notorious, round) {
+                    (Some(seed), 0) => *seed,
+                    _ => first.wrapping_add(n * faults.rounds + round),
+                };
+                let met = path.carries(seed, &faults);
+                anyhow::Ok(harmed + met.with_context(|| format!("TEGATA_SEED={seed}"))?)
+            })
+        };
+        let numbered = (0..).zip(&paths);
+        let paths: Vec<_> = numbered.map(|(n, path)| scope.spawn(move || work(n, path))).collect();
+        let mut harmed = 0;
+        for (n, path) in paths.into_iter().enumerate() {
+            harmed += path.join().map_err(|_| anyhow!("path {n} panicked"))??;
+        }
+        ensure!(harmed > 0, "no datagram met a fault");
+        let (schedules, seconds) = (faults.paths * faults.rounds, faults.length.as_secs());
+        println!(
+            "{}",
+            serde_json::json!({
+                "schedules": schedules, "seconds": seconds, "datagrams_harmed": harmed, "bytes_lost": 0,
+            })
+        );
+        Ok(())
+    })
+}
+
+#[test]
+fn the_program_is_a_path_that_is_told_what_to_do() -> Result<()> {
+    let server = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    server.set_read_timeout(Some(wait::LIMIT))?;
+    let mut chaos = Command::new(program("tegata-chaos")?)
+        .args(["--listen", "127.0.0.1:0", "--server", &server.local_addr()?.to_string()])
+        .args(["--seed", "4", "--schedule", r#"[{"there": {"dark": true}}]"#])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    // It ends with its input, so it does not outlive this test.
+    let mut input = chaos.stdin.take().context("no input")?;
+    let mut output = BufReader::new(chaos.stdout.take().context("no output")?);
+    let mut told = || -> Result<Value> {
+        let mut line = String::new();
+        output.read_line(&mut line)?;
+        serde_json::from_str(&line).with_context(|| format!("{line:?} is no JSON"))
+    };
+    let first = told()?;
+    assert_eq!(first["seed"], 4);
+    let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    client.connect(first["listening"].as_str().context("no address")?)?;
+
+    client.send(b"lost")?;
+    wait::until("the datagram to be lost", || {
+        input.write_all(b"\n")?;
+        Ok((told()?["there"]["dark"] == 1).then_some(()))
+    })?;
+    input.write_all(b"[{\"there\": {\"duplicate\": 1}}]\n")?;
+    assert_eq!(told()?["there"]["left"], 0);
+    client.send(b"twice")?;
+    for _ in 0..2 {
+        let mut room = [0; 8];
+        assert_eq!(server.recv(&mut room)?, 5);
+    }
+    input.write_all(b"[{\"at_ms\": 1}]\n")?;
+    drop(input);
+    let ended = chaos.wait_with_output()?;
+    assert!(!ended.status.success());
+    let why = String::from_utf8(ended.stderr)?;
+    assert!(why.contains("the first step is not at 0"), "{why}");
+    Ok(())
+}
