@@ -134,6 +134,8 @@ fn a_disconnected_session_ends_on_the_thin_client_and_keeps_its_desktop() -> Res
     let results: Vec<_> =
         answer.body["items"].as_array().unwrap().iter().map(|item| &item["result"]).collect();
     assert_eq!(results, ["disconnected", "no_such_session"], "{}", answer.body);
+    let last_byte_at = answer.body["items"][0]["last_byte_at"].as_str();
+    assert!(last_byte_at.is_some_and(|at| at.ends_with('Z')), "{}", answer.body);
     assert_eq!(sato.exit()?, 53, "{}", sato.log());
     assert_eq!(api.sessions()?[0]["state"], "detached");
     assert_eq!(api.desktops("keiri")?[0]["state"], "assigned");

@@ -45,6 +45,11 @@ const SETTLING: Duration = Duration::from_secs(5);
 /// first, in KiB: less than one connection has.
 const GROWTH_KIB: usize = 20;
 
+/// How much more of it each may have after the first outage than before, in KiB: what is kept to
+/// be sent again, memory that is used again, and what a second connection beside the first one
+/// takes; the whole of a replay window would be four times that.
+const FIRST_GROWTH_KIB: usize = 256;
+
 /// A path that loses every fifth datagram, there and back.
 const LOSSY: Weather =
     Weather { delay_ms: 10, loss: Loss::even(Chance::percent(20)), ..Weather::CLEAR };
@@ -219,7 +224,9 @@ fn links_that_are_dropped_at_the_same_instant_all_come_back_and_memory_stays_fla
             json!({ "links": people, "all_back_ms": back.as_millis(), "resident_kib": kib })
         );
     }
-    let (first, last) = (kib[1], kib[OUTAGES]);
+    let (before_any, first, last) = (kib[0], kib[1], kib[OUTAGES]);
+    let bound = before_any + people * FIRST_GROWTH_KIB;
+    ensure!(first <= bound, "an outage takes more than it has to: {kib:?} KiB");
     ensure!(last <= first + people * GROWTH_KIB, "it grows with each outage: {kib:?} KiB");
     assert_eq!(office.sessions()?, before, "everybody is where they were");
     for worker in &office.workers {

@@ -1,5 +1,8 @@
 //! Who is carried, and how the others are answered.
 
+use std::collections::BTreeSet;
+use std::time::Duration;
+
 use serde_json::json;
 use tegata_gateway::proof::{purpose_of, thumbprint};
 use tegata_gateway::redeem::{DialFailure, LinkEnd};
@@ -261,6 +264,27 @@ async fn a_broker_that_is_slow_makes_the_agent_try_again() {
     assert_eq!((report.end, report.link), (LinkEnd::Unanswered, LinkNumber::FIRST));
     assert!(office.sessions.live().is_empty());
     drop(listener);
+}
+
+#[tokio::test]
+async fn many_who_are_told_to_come_back_are_not_told_to_come_at_once() {
+    const PEOPLE: u128 = 20;
+    const ASKED: Duration = Duration::from_secs(10);
+    let office = open();
+    let (_listener, target) = desktop().await;
+    office.broker.busy_for(ASKED);
+    let mut hints = BTreeSet::new();
+    for n in 0..PEOPLE {
+        let person = office.person(n, target);
+        let mut call = office.call().await;
+        call.attach(person.attach(person.ticket(), 1, &call.exporter)).await;
+        let heard = call.hear().await;
+        let GatewayMessage::Error(failure) = heard else { panic!("{heard:?}") };
+        assert_eq!(failure.code, Code::Busy);
+        hints.insert(Duration::from_millis(failure.retry_after_ms.expect("a hint")));
+    }
+    assert!(hints.len() > 10, "{hints:?}");
+    assert!(hints.iter().all(|hint| (ASKED..=ASKED * 2).contains(hint)), "{hints:?}");
 }
 
 #[tokio::test]

@@ -168,6 +168,8 @@ pub(crate) struct Books {
     used: HashSet<TicketId>,
     /// How long sessions without a link are held.
     hold_s: u32,
+    /// How long it has no time for anybody, if it has none.
+    busy_for: Option<Duration>,
     /// When grants are renewed, if in the time of a test.
     renew_after: Option<Duration>,
     /// What bounds links.
@@ -250,6 +252,11 @@ impl Bookkeeper {
         self.books.send_modify(|books| books.hold_s = hold_s);
     }
 
+    /// Has no time for anybody from now on, and says for how long.
+    pub(crate) fn busy_for(&self, span: Duration) {
+        self.books.send_modify(|books| books.busy_for = Some(span));
+    }
+
     /// Has grants renewed so soon after an attach.
     pub(crate) fn renew_after(&self, span: Duration) {
         self.books.send_modify(|books| books.renew_after = Some(span));
@@ -316,6 +323,9 @@ impl Broker for Bookkeeper {
 
 impl Books {
     fn redeem(&mut self, request: &RedeemRequest) -> Result<Redeemed, Refused> {
+        if let Some(retry_after) = self.busy_for {
+            return Err(Refused::Busy { retry_after });
+        }
         let session = self.sessions.get_mut(&request.claims.sid);
         let session = session.ok_or(Refused::Code(Code::SessionEnded))?;
         if session.ended {
