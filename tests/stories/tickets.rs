@@ -5,8 +5,9 @@
 
 use std::net::SocketAddr;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use tegata_parts::fake::FakeDesktop;
+use tegata_proto::ALPN_SESSION;
 use tegata_proto::code::Code;
 use tegata_proto::encoding::Secret;
 use tegata_proto::id::LinkNumber;
@@ -19,7 +20,8 @@ use tegata_tests::evidence::judge;
 use tegata_tests::sins::operations;
 use tegata_tests::site::{Site, pool};
 use tegata_tests::stranger::{
-    self, Keys, Line, attach, attach_with, come_back, ticket, ticket_purpose,
+    self, HERE, Keys, Line, Transport, attach, attach_with, come_back, come_back_over, ticket,
+    ticket_purpose,
 };
 use tegata_tests::wait;
 use tokio::io::AsyncReadExt as _;
@@ -213,13 +215,14 @@ async fn of_one_ticket_used_twice_at_once_nothing_survives_the_end_and_all_is_li
 
 /// What became of a link that was to take a session over.
 async fn claimed(
-    to: SocketAddr,
+    (to, by): (SocketAddr, Transport),
     keys: &Keys,
     grant: &Secret,
     number: u64,
     resume: Resume,
 ) -> Result<Option<(u64, Line)>> {
-    match come_back(to, keys, grant, number, Some(resume)).await? {
+    let line = Line::open_by(by, HERE, to, ALPN_SESSION).await?;
+    match come_back_over(line, keys, grant, number, Some(resume)).await? {
         (GatewayMessage::Attached(attached), line) => {
             assert_eq!((attached.mode, attached.link), (Mode::Resumed, LinkNumber(number)));
             Ok(Some((attached.received[&Channel::Rdp], line)))
@@ -235,13 +238,22 @@ async fn claimed(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_links_that_claim_a_session_at_once_exactly_one_carries_its_bytes() -> Result<()> {
+    two_links_claim_a_session_again_and_again(Transport::Quic).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_links_by_tcp_that_claim_a_session_at_once_one_carries_its_bytes() -> Result<()> {
+    two_links_claim_a_session_again_and_again(Transport::Tcp).await
+}
+
+async fn two_links_claim_a_session_again_and_again(by: Transport) -> Result<()> {
     const WORD: &str = "one word a round";
     let rounds = if long() { 1_000 } else { 50 };
     let (site, _desktops) = tokio::task::spawn_blocking(office).await??;
     let (to, keys) = (site.listen(), Keys::generate()?);
     let answer = ticket(to, &keys, "sato", PASSWORD).await?;
     let (first, line) = attach(to, &keys, &answer.ticket, 1).await?;
-    let GatewayMessage::Attached(first) = first else { panic!("{first:?}") };
+    let GatewayMessage::Attached(first) = first else { bail!("{first:?}") };
     let grant = first.grant.clone().unwrap_or(answer.grant);
     // A stream that is dropped says that the viewer has closed.
     let mut last = (line.desktop().await?, line);
@@ -251,10 +263,10 @@ async fn of_two_links_that_claim_a_session_at_once_exactly_one_carries_its_bytes
             Resume { incarnation: first.incarnation, received: [(Channel::Rdp, told)].into() };
         let (lower, higher) = (2 * round, 2 * round + 1);
         let (one, two) = tokio::join!(
-            claimed(to, &keys, &grant, lower, resume.clone()),
-            claimed(to, &keys, &grant, higher, resume)
+            claimed((to, by), &keys, &grant, lower, resume.clone()),
+            claimed((to, by), &keys, &grant, higher, resume)
         );
-        let Some((there, line)) = two? else { panic!("the higher number is let in") };
+        let Some((there, line)) = two? else { bail!("the higher number is let in") };
         assert_eq!(there, told, "what reached the desktop, once");
         let (mut send, mut receive) = line.desktop().await?;
         echo(&mut send, &mut receive, WORD).await?;
@@ -267,7 +279,7 @@ async fn of_two_links_that_claim_a_session_at_once_exactly_one_carries_its_bytes
                     Ok(GatewayMessage::Ack { .. } | GatewayMessage::Grant { .. }) => {}
                     Ok(GatewayMessage::End { cause: code }) => break code,
                     Ok(GatewayMessage::Error(failure)) => break failure.code,
-                    Ok(other) => panic!("{other:?}"),
+                    Ok(other) => bail!("{other:?}"),
                     Err(_) => break Code::Superseded,
                 }
             };
@@ -368,15 +380,15 @@ async fn a_stolen_ticket_opens_nothing() -> Result<()> {
     assert_eq!(refused(&stolen), Some(Code::WrongKey), "another key");
 
     // With Sato's key shown and the thief's signature.
-    let line = Line::open(site.listen(), tegata_proto::ALPN_SESSION).await?;
+    let line = Line::open(site.listen(), ALPN_SESSION).await?;
     let proof = thief.prove(purpose, &line.exporter()?, first);
     let (stolen, _) = attach_with(line, sato.public(), &answer.ticket, first, proof).await?;
     assert_eq!(refused(&stolen), Some(Code::WrongKey), "another signature");
 
     // With a proof that Sato made on a connection of his own.
-    let own = Line::open(site.listen(), tegata_proto::ALPN_SESSION).await?;
+    let own = Line::open(site.listen(), ALPN_SESSION).await?;
     let proof = sato.prove(purpose, &own.exporter()?, first);
-    let line = Line::open(site.listen(), tegata_proto::ALPN_SESSION).await?;
+    let line = Line::open(site.listen(), ALPN_SESSION).await?;
     let (stolen, _) = attach_with(line, sato.public(), &answer.ticket, first, proof).await?;
     assert_eq!(refused(&stolen), Some(Code::WrongKey), "another connection");
 
@@ -384,7 +396,7 @@ async fn a_stolen_ticket_opens_nothing() -> Result<()> {
     for (purpose, signed) in
         [(Purpose::Login, first), (ticket_purpose(&answer.grant), first), (purpose, LinkNumber(2))]
     {
-        let line = Line::open(site.listen(), tegata_proto::ALPN_SESSION).await?;
+        let line = Line::open(site.listen(), ALPN_SESSION).await?;
         let proof = sato.prove(purpose, &line.exporter()?, signed);
         let (stolen, _) = attach_with(line, sato.public(), &answer.ticket, first, proof).await?;
         assert_eq!(refused(&stolen), Some(Code::WrongKey), "{purpose:?} {signed}");

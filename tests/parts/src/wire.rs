@@ -57,7 +57,16 @@ impl Wire {
     ///
     /// When no port can be bound.
     pub fn to(port: u16) -> Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, crate::port::free_tcp()?))?;
+        Self::between(crate::port::free_tcp()?, port)
+    }
+
+    /// The same, from a port that is free to one.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be bound.
+    pub fn between(here: u16, port: u16) -> Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, here))?;
         let address = listener.local_addr()?;
         let state = State { habit: Habit::Good, closing: false, open: Vec::new() };
         let to = (Ipv4Addr::LOCALHOST, port).into();

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow, ensure};
 use serde_json::Value;
 use tegata_parts::port::free_udp;
+use tegata_parts::wire::Wire;
 use tegata_tests::chaos::relay::Relay;
-use tegata_tests::chaos::schedule::Schedule;
+use tegata_tests::chaos::schedule::{Schedule, Step};
 use tegata_tests::chaos::tally::Tallies;
 use tegata_tests::chaos::weather::Weather;
 use tegata_tests::dice::{Dice, long};
@@ -18,7 +19,7 @@ use tegata_tests::site::program;
 use tegata_tests::staff::echo;
 use tegata_tests::wait;
 
-use super::{Office, PASSWORD, carry};
+use super::{Office, PASSWORD, carry, count, redeemed};
 
 /// Schedules of faults: how many paths have one side by side, how many each has one
 /// after the other, and how long each lasts.
@@ -48,6 +49,17 @@ impl Faults {
 /// just so.
 const NOTORIOUS: [u64; 2] = [96, 1_928_099_138_370_057_671];
 
+/// How many attaches meet a path that brings nothing back, and how long after one another: from
+/// their handshake, over the answer to the attach, to the desktop's first bytes.
+const LOST_ANSWERS: u64 = 6;
+const LOST_EVERY: Duration = Duration::from_millis(80);
+
+/// How long nothing comes back: longer than an answer is waited for.
+const LOST_FOR: Duration = Duration::from_secs(20);
+
+/// A path so long that a handshake, an attach and its answer are told apart.
+const LONG_WAY: Weather = Weather { delay_ms: 150, ..Weather::CLEAR };
+
 /// An office at the end of a path with faults.
 struct BadPath {
     relay: Relay,
@@ -64,6 +76,38 @@ impl BadPath {
         let relay = Relay::start(here, listen, seed, Schedule::steady(Self::CALM))?;
         let office = Office::open(|site| site.behind(listen, relay.address()))?;
         Ok(Self { relay, office })
+    }
+
+    /// Sato attaches while nothing comes back by UDP, from so long after the ticket on. Tells
+    /// whether the answer was lost for good: the ticket was used, and the grant opened the link.
+    fn loses_answers(&self, after: Duration) -> Result<bool> {
+        let _tcp = Wire::between(self.relay.address().port(), self.office.site.listen().port())?;
+        self.relay.set(Schedule::steady(LONG_WAY))?;
+        let door = self.relay.address().to_string();
+        let mut sato = self.office.site.device("sato", PASSWORD).server(&door).start()?;
+        sato.event("ticket")?;
+        let begins = u64::try_from(after.as_millis())?.max(1);
+        let ends = begins + u64::try_from(LOST_FOR.as_millis())?;
+        let step = |at_ms, dark| {
+            let back = Weather { dark, ..LONG_WAY };
+            Step { at_ms, there: LONG_WAY, back, moves: false }
+        };
+        let steps = vec![step(0, false), step(begins, true), step(ends, false)];
+        self.relay.set(Schedule::new(steps)?)?;
+        let mut desktop = sato.desktop()?;
+        echo(&mut desktop, "here").with_context(|| sato.log())?;
+        let told = ["authenticated", "attached"].map(|event| count(&sato, event));
+        assert_eq!(told, [1, 1], "no password asked again: {}", sato.log());
+        let sessions = self.office.site.api()?.sessions()?;
+        assert_eq!((sessions.len(), &sessions[0]["state"]), (1, &"active".into()), "{sessions:?}");
+        assert_eq!(redeemed(&self.office.site)?, 1, "the ticket was used once");
+        let attached = sato.event("attached")?;
+        let (link, by) = (&attached["link"], &attached["transport"]);
+        println!("{}", serde_json::json!({ "dark_after_ms": begins, "link": link, "by": by }));
+        drop(desktop);
+        assert_eq!(sato.exit()?, 50, "{}", sato.log());
+        // Two with the ticket, at least.
+        Ok(link.as_u64().is_some_and(|link| link > 2))
     }
 
     /// Works while one fault follows the other, and returns how many datagrams met one.
@@ -154,6 +198,23 @@ fn a_session_carries_every_byte_through_every_fault_of_its_path() -> Result<()> 
         );
         Ok(())
     })
+}
+
+#[test]
+fn an_answer_that_is_lost_while_sato_attaches_costs_no_second_login() -> Result<()> {
+    let paths: Vec<_> = (0..LOST_ANSWERS).map(BadPath::open).collect::<Result<_>>()?;
+    let lost = thread::scope(|scope| {
+        let attaching = |n| move |path: &BadPath| path.loses_answers(LOST_EVERY * n);
+        let paths = (0..).zip(&paths).map(|(n, path)| scope.spawn(move || attaching(n)(path)));
+        let paths: Vec<_> = paths.collect();
+        paths.into_iter().try_fold(0, |lost, path| {
+            let is_lost = path.join().map_err(|_| anyhow!("a path panicked"))??;
+            anyhow::Ok(lost + usize::from(is_lost))
+        })
+    })?;
+    println!("{}", serde_json::json!({ "attaches": LOST_ANSWERS, "answers_lost": lost }));
+    ensure!(lost > 0, "no answer was lost");
+    Ok(())
 }
 
 #[test]
