@@ -8,6 +8,7 @@
 pub(crate) mod carrying;
 mod desktop_side;
 pub(crate) mod hearing;
+pub(crate) mod saying;
 mod splice;
 mod stream;
 mod traffic;
@@ -24,6 +25,7 @@ use crate::{driver, tcp};
 
 pub use self::desktop_side::{DesktopSide, REPLAY};
 pub use self::hearing::{Acknowledges, NotHeard};
+pub use self::saying::Acknowledgement;
 pub(crate) use self::splice::Seam;
 pub use self::splice::{Account, Control, NotJoined, Parted, Splice, Way};
 pub use self::stream::{NotOpen, RecvStream, SendStream};

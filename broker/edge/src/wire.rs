@@ -122,6 +122,11 @@ impl<S: AsyncWrite + Send + Unpin> FrameWriter<S> {
         Self { stream, rest: Zeroizing::default() }
     }
 
+    /// Goes on after what is left of a frame that has begun.
+    pub(crate) fn with_rest(stream: S, rest: Zeroizing<Vec<u8>>) -> Self {
+        Self { stream, rest }
+    }
+
     /// Writes a message as one frame and returns once the stream has taken all of it.
     ///
     /// When the deadline passes, or the future is dropped, the frame may have
@@ -178,6 +183,11 @@ impl<S: AsyncWrite + Send + Unpin> FrameWriter<S> {
     /// Gives the stream back, for raw bytes after the last frame.
     pub fn into_inner(self) -> S {
         self.stream
+    }
+
+    /// Gives the stream back, and what is left of a frame that has begun.
+    pub(crate) fn into_parts(self) -> (S, Zeroizing<Vec<u8>>) {
+        (self.stream, self.rest)
     }
 }
 

@@ -20,7 +20,7 @@ use tegata_proto::encoding::Secret;
 use tegata_proto::frame::{self, LIMIT_AFTER};
 use tegata_proto::id::Incarnation;
 use tegata_proto::key::Thumbprint;
-use tegata_proto::replay::{ACK_BYTES, ACK_DELAY};
+use tegata_proto::replay::ACK_DELAY;
 use tegata_proto::session::{
     AgentMessage, Attached, Channel, GatewayMessage, GatewaySelf, Mode, Open,
 };
@@ -91,16 +91,21 @@ enum Heard {
 #[derive(Default)]
 struct Kept {
     attached_at: Option<Instant>,
-    /// The desktop's side, before and after it is joined to the agent's stream.
+    /// The desktop's side and what the agent is told by, before and after they are joined
+    /// to the agent's stream.
     side: Option<DesktopSide>,
+    writer: Option<FrameWriter>,
     splice: Option<Splice>,
+}
+
+/// How an agent is heard and told: directly, or where its bytes are carried.
+enum Line<'a> {
+    Frames(&'a mut FrameReader, &'a mut FrameWriter),
+    Splice(&'a Splice),
 }
 
 /// The control conversation of a link.
 struct Control<'a> {
-    /// Until the desktop is joined; then the agent is heard where its bytes are carried.
-    reader: Option<FrameReader>,
-    writer: &'a mut FrameWriter,
     renewing: Renewing<'a>,
     standing: Standing<'a>,
     /// What its attach said that it has of the desktop's bytes.
@@ -125,11 +130,11 @@ struct Renewing<'a> {
 }
 
 impl Kept {
-    /// Takes the desktop's side apart from the link, if it is to go on with another one
-    /// and can. Otherwise it is reset.
-    fn into_side(self, may_resume: bool) -> Option<DesktopSide> {
-        let Self { splice, side, .. } = self;
-        if may_resume { splice.and_then(Splice::detach).or(side) } else { None }
+    /// Takes the desktop's side and what the agent is told by apart from the link.
+    fn part(&mut self) {
+        if let Some((side, writer)) = self.splice.take().map(Splice::part) {
+            (self.side, self.writer) = (Some(side), Some(writer));
+        }
     }
 }
 
@@ -153,18 +158,18 @@ impl Gateway {
     /// Carries a link that the broker has redeemed, tells its agent how it
     /// ended, and reports it exactly once.
     pub(crate) async fn carry(&self, begun: Box<Begun>) {
-        let Begun { link, reader, mut writer, registration, course } = *begun;
+        let Begun { link, reader, writer, registration, course } = *begun;
         let course = Box::new(course);
         let (sid, number) = registration.id();
         let Redeemed { epoch, incarnation, hold_s, .. } = course.redeemed;
-        let mut kept = Kept::default();
+        let mut kept = Kept { writer: Some(writer), ..Kept::default() };
         let outcome = tokio::select! {
             biased;
             stop = stopping(&registration, &link) => Outcome::Ended(stop.end()),
-            outcome = self.run(
-                &link, reader, &mut writer, &registration, course, &mut kept,
-            ) => outcome,
+            outcome = self.run(&link, reader, &registration, course, &mut kept) => outcome,
         };
+        kept.part();
+        let Kept { side, writer, .. } = kept;
         let attached_at = kept.attached_at;
         let end = match outcome {
             Outcome::Ended(end) => end,
@@ -175,11 +180,12 @@ impl Gateway {
                 let report = Unreachable { sid, epoch, link: number, why: failed.failure() };
                 // Before the agent is told, so that its next login finds another desktop.
                 self.broker.unreachable(report).await;
-                return self.refuse(&link, writer, Code::DesktopUnreachable.into()).await;
+                let error = Code::DesktopUnreachable.into();
+                return self.refuse(&link, writer.expect("it is not joined"), error).await;
             }
         };
         // What is not kept carries nothing from here on.
-        let side = kept.into_side(end.may_resume());
+        let side = side.filter(|_| end.may_resume());
         let hold = Duration::from_secs(hold_s.into());
         let left = side.and_then(|side| registration.shelve(incarnation, side, hold));
         if let (Some(side), LinkEnd::AgentGone | LinkEnd::DesktopClosed { .. }) = (left, end) {
@@ -207,12 +213,11 @@ impl Gateway {
         &self,
         link: &Link,
         reader: FrameReader,
-        writer: &mut FrameWriter,
         registration: &Registration,
         course: Box<Course>,
         kept: &mut Kept,
     ) -> Outcome {
-        let reached = match self.reach(link, writer, registration, course, kept).await {
+        let reached = match self.reach(link, registration, course, kept).await {
             Ok(reached) => reached,
             Err(outcome) => return outcome,
         };
@@ -221,9 +226,20 @@ impl Gateway {
         let renewing = Renewing { broker: &*self.broker, renewal, at: renew_at };
         registration.watch(link.connection.clone());
         let standing = Standing::new(&*self.broker, registration, epoch, class, place);
-        let reader = Some(reader);
-        let mut control = Control { reader, writer, renewing, standing, named };
-        let end = converse(&link.connection, &mut control, registration, incarnation, kept).await;
+        let mut control = Control { renewing, standing, named };
+        let joined = join(&link.connection, reader, &mut control, registration, kept).await;
+        let splice = match joined {
+            Ok(splice) => splice,
+            Err(end) => return Outcome::Ended(end),
+        };
+        registration.carries(incarnation, splice.account());
+        let end = carried(&link.connection, &mut control, splice).await;
+        if end.is_orderly() && !end.may_resume() {
+            kept.part();
+            if let Some(side) = kept.side.take() {
+                side.close();
+            }
+        }
         Outcome::Ended(end)
     }
 
@@ -231,7 +247,6 @@ impl Gateway {
     async fn reach(
         &self,
         link: &Link,
-        writer: &mut FrameWriter,
         registration: &Registration,
         course: Box<Course>,
         kept: &mut Kept,
@@ -280,6 +295,7 @@ impl Gateway {
         let attached = self.attached(registration, redeemed, received.map(|_| side.received()));
         kept.side = Some(side);
         let attached = GatewayMessage::Attached(Box::new(attached));
+        let writer = kept.writer.as_mut().expect("it is not joined yet");
         let told = writer.write(&attached, LIMIT_AFTER, Instant::now() + WRITE_DEADLINE);
         // Both at once: the agent opens its channel while the broker commits.
         let ((), told) = tokio::join!(self.broker.attached(report), told);
@@ -321,7 +337,7 @@ impl Gateway {
     }
 
     /// Tells an agent what ended its link, where it cannot know, and closes.
-    async fn part(&self, link: &Link, writer: FrameWriter, end: LinkEnd, attached: bool) {
+    async fn part(&self, link: &Link, writer: Option<FrameWriter>, end: LinkEnd, attached: bool) {
         let (word, code) = match end {
             LinkEnd::Ended(cause) => (GatewayMessage::End { cause }, cause),
             LinkEnd::Superseded => {
@@ -339,70 +355,61 @@ impl Gateway {
                 return close(link, code);
             }
         };
-        if attached {
-            last_word(link, writer, &word, code).await;
-        } else {
-            self.refuse(link, writer, code.into()).await;
+        match writer {
+            Some(writer) if attached => last_word(link, writer, &word, code).await,
+            Some(writer) => self.refuse(link, writer, code.into()).await,
+            // It went with its connection.
+            None => close(link, code),
         }
     }
 }
 
-/// Opens the agent's channel, carries it, and listens to the agent meanwhile.
-async fn converse(
+/// Opens the agent's channel and joins it to its desktop, and listens to the agent
+/// meanwhile.
+async fn join<'a>(
     connection: &Connection,
+    mut reader: FrameReader,
     control: &mut Control<'_>,
     registration: &Registration,
-    incarnation: Incarnation,
-    kept: &mut Kept,
-) -> LinkEnd {
+    kept: &'a mut Kept,
+) -> Result<&'a Splice, LinkEnd> {
     let desktop_closed = Notify::new();
-    // A channel that is open is carried, though its agent may have taken its
-    // leave by now.
-    let channel = tokio::select! {
-        biased;
-        channel = open_channel(connection) => channel,
-        heard = control.listen(None, &desktop_closed) => return heard.into(),
+    let opened = {
+        let writer = kept.writer.as_mut().expect("it is not joined yet");
+        let line = Line::Frames(&mut reader, writer);
+        // A channel that is open is carried, though its agent may have taken its
+        // leave by now.
+        tokio::select! {
+            biased;
+            channel = open_channel(connection) => channel,
+            heard = control.listen(line, &desktop_closed) => return Err(heard.into()),
+        }
     };
-    let (send, recv) = match channel {
-        Ok(channel) => channel,
-        Err(error) => return fault(&error).map_or(LinkEnd::AgentGone, LinkEnd::AgentFault),
-    };
+    let (send, recv) =
+        opened.map_err(|error| fault(&error).map_or(LinkEnd::AgentGone, LinkEnd::AgentFault))?;
+    let writer = kept.writer.take().expect("it is there until this");
     let traffic = Arc::clone(registration.traffic());
     let side = kept.side.take().expect("it was put there before this");
-    let reader = control.reader.take().expect("nothing was joined before this");
-    let heard = connection::Control { reader, acknowledges };
-    let splice = match connection.splice(send, recv, heard, side, traffic) {
-        Ok(splice) => kept.splice.insert(splice),
+    let heard = connection::Control { reader, writer, acknowledges, acknowledgement };
+    match connection.splice(send, recv, heard, side, traffic) {
+        Ok(splice) => Ok(kept.splice.insert(splice)),
         Err(NotJoined::Lost { side, .. }) => {
             kept.side = Some(*side);
-            return LinkEnd::AgentGone;
+            Err(LinkEnd::AgentGone)
         }
         Err(failed @ NotJoined::Socket(_)) => {
             warn!(error = &failed as &dyn std::error::Error, "Desktop not joined");
-            return LinkEnd::DesktopClosed { viewer: None };
+            Err(LinkEnd::DesktopClosed { viewer: None })
         }
-    };
-    registration.carries(incarnation, splice.account());
-    let end = carried(connection, control, splice, &desktop_closed).await;
-    if end.is_orderly()
-        && !end.may_resume()
-        && let Some(splice) = kept.splice.take()
-    {
-        splice.close();
     }
-    end
 }
 
 /// Waits until what is carried has come to its end.
-async fn carried(
-    connection: &Connection,
-    control: &mut Control<'_>,
-    splice: &Splice,
-    desktop_closed: &Notify,
-) -> LinkEnd {
+async fn carried(connection: &Connection, control: &mut Control<'_>, splice: &Splice) -> LinkEnd {
+    let desktop_closed = Notify::new();
     let mut progress = Progress::default();
     let (mut up, mut down) = (pin!(splice.parted(Way::Up)), pin!(splice.parted(Way::Down)));
-    let mut heard = pin!(control.listen(Some(splice), desktop_closed));
+    let mut heard = pin!(control.listen(Line::Splice(splice), &desktop_closed));
     let mut gone = pin!(refuse_streams(connection));
     while !progress.is_over() {
         // What carries comes first, so that the last bytes are not lost to
@@ -450,15 +457,12 @@ impl Control<'_> {
     /// Reads control frames until the agent leaves or breaks a rule, and tells it
     /// what it has to know: how much reached its desktop, when that has closed, each
     /// new grant, and what holds where it is now.
-    async fn listen(&mut self, splice: Option<&Splice>, desktop_closed: &Notify) -> Heard {
-        let Self { reader, writer, renewing, standing, named } = self;
+    async fn listen(&mut self, mut line: Line<'_>, desktop_closed: &Notify) -> Heard {
+        let Self { renewing, standing, named } = self;
+        let splice = line.splice();
         let mut owed_until = None;
         loop {
             consume_budget().await;
-            let acknowledged = |splice: &Splice| GatewayMessage::Ack {
-                channel: Channel::Rdp,
-                received: splice.say(),
-            };
             let word = tokio::select! {
                 () = desktop_closed.notified() => GatewayMessage::End { cause: Code::DesktopLost },
                 grant = renewing.next() => GatewayMessage::Grant { grant },
@@ -466,15 +470,18 @@ impl Control<'_> {
                     Turn::Say(word) => word,
                     Turn::End(end) => return Heard::Over(end),
                 },
-                _ = owed(splice, 1), if owed_until.is_none() => {
+                () = owed(splice), if owed_until.is_none() => {
                     owed_until = Some(Instant::now() + ACK_DELAY);
                     continue;
                 }
-                splice = due(splice, owed_until) => {
+                () = at(owed_until) => {
                     owed_until = None;
-                    acknowledged(splice)
+                    if let Some(splice) = splice {
+                        splice.acknowledge();
+                    }
+                    continue;
                 }
-                message = next(reader, splice) => match message {
+                message = line.next() => match message {
                     Ok(AgentMessage::Bye { code }) => return Heard::Bye(code),
                     // Nothing has passed yet: it says again what its attach said, and may be
                     // quicker than the channel it has opened.
@@ -495,25 +502,45 @@ impl Control<'_> {
                 },
             };
             let deadline = Instant::now() + WRITE_DEADLINE;
-            if let Err(error) = writer.write(&word, LIMIT_AFTER, deadline).await {
+            if let Err(error) = line.say(&word, deadline).await {
                 return fault(&error).map_or(Heard::Gone, Heard::Fault);
             }
         }
     }
 }
 
-/// Waits for what the agent says next, but for how far it has got with what is carried.
-async fn next(
-    reader: &mut Option<FrameReader>,
-    splice: Option<&Splice>,
-) -> Result<AgentMessage, NotHeard> {
-    match (reader, splice) {
-        (Some(reader), _) => Ok(reader.next(LIMIT_AFTER).await?),
-        (None, Some(splice)) => {
-            let body = splice.heard().await?;
-            Ok(frame::read(&body).map_err(WireError::Malformed)?)
+impl<'a> Line<'a> {
+    /// Waits for what the agent says next, but for how far it has got with what is carried.
+    async fn next(&mut self) -> Result<AgentMessage, NotHeard> {
+        match self {
+            Self::Frames(reader, _) => Ok(reader.next(LIMIT_AFTER).await?),
+            Self::Splice(splice) => {
+                let body = splice.heard().await?;
+                Ok(frame::read(&body).map_err(WireError::Malformed)?)
+            }
         }
-        (None, None) => std::future::pending().await,
+    }
+
+    async fn say(&mut self, word: &GatewayMessage, deadline: Instant) -> Result<(), WireError> {
+        match self {
+            Self::Frames(_, writer) => writer.write(word, LIMIT_AFTER, deadline).await,
+            Self::Splice(splice) => splice.say(word, LIMIT_AFTER, deadline).await,
+        }
+    }
+
+    fn splice(&self) -> Option<&'a Splice> {
+        match self {
+            Self::Frames(..) => None,
+            Self::Splice(splice) => Some(splice),
+        }
+    }
+}
+
+/// Waits until the agent has to be told how much reached its desktop.
+async fn owed(splice: Option<&Splice>) {
+    match splice {
+        Some(splice) => splice.owed().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -525,23 +552,10 @@ fn acknowledges(body: &[u8]) -> Option<u64> {
     }
 }
 
-/// Waits until the agent is owed word of at least so many bytes.
-async fn owed(splice: Option<&Splice>, bytes: u64) -> &Splice {
-    match splice {
-        Some(splice) => {
-            splice.owed(bytes).await;
-            splice
-        }
-        None => std::future::pending().await,
-    }
-}
-
-/// Waits until the agent must be told what reached its desktop.
-async fn due(splice: Option<&Splice>, until: Option<Instant>) -> &Splice {
-    tokio::select! {
-        splice = owed(splice, ACK_BYTES) => splice,
-        () = at(until) => owed(splice, 0).await,
-    }
+/// Returns the frame that tells an agent how much reached its desktop.
+fn acknowledgement(received: u64) -> Vec<u8> {
+    let word = GatewayMessage::Ack { channel: Channel::Rdp, received };
+    frame::write(&word, LIMIT_AFTER).expect("a number fits into a frame")
 }
 
 /// A stream whose channel is being opened: it is cut where nothing comes of that, and not

@@ -14,9 +14,11 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 
 use super::hearing::{Hearing, Said};
+use super::saying::Saying;
 use super::{DesktopSide, Parted, Traffic, Way};
 use bytes::{Buf as _, Bytes};
 use rustix::buffer::spare_capacity;
+use zeroize::Zeroizing;
 
 /// Most bytes that one read takes from a desktop.
 const READ_MAX: usize = 256 * 1024;
@@ -34,6 +36,9 @@ const STEPS_PER_TURN: usize = 8;
 pub(crate) trait Agent {
     /// Takes what has arrived of what it says, at most so many bytes.
     fn hear(&mut self, most: usize) -> Said;
+
+    /// Says as much of a frame as goes now.
+    fn say(&mut self, bytes: &[u8]) -> Given;
 
     /// Takes what has arrived, until there are [`PIECES_MAX`] pieces.
     fn take(&mut self, into: &mut VecDeque<Bytes>) -> Taken;
@@ -78,6 +83,7 @@ pub(crate) struct Carrying {
     side: DesktopSide,
     traffic: Arc<Traffic>,
     hearing: Hearing,
+    saying: Saying,
     up: Up,
     down: Down,
     /// Whether the desktop's socket may have bytes, may take some, and has told of
@@ -85,8 +91,8 @@ pub(crate) struct Carrying {
     readable: bool,
     writable: bool,
     hung_up: bool,
-    /// Who waits for bytes to acknowledge, and for how many.
-    owed: Option<(u64, Waker)>,
+    /// Who waits for bytes to acknowledge.
+    owed: Option<Waker>,
 }
 
 struct Up {
@@ -130,11 +136,16 @@ pub(crate) struct Scratch {
 
 impl Carrying {
     /// Takes both ends into keeping; nothing is known of them yet.
-    pub(crate) fn new(side: DesktopSide, traffic: Arc<Traffic>, hearing: Hearing) -> Self {
+    pub(crate) fn new(
+        side: DesktopSide,
+        traffic: Arc<Traffic>,
+        hearing: Hearing,
+        saying: Saying,
+    ) -> Self {
         let up = Up { ready: true, pieces: VecDeque::new(), last: None, end: End::Open(None) };
         let down = Down { ready: true, end: End::Open(None) };
         let (readable, writable, hung_up, owed) = (true, true, false, None);
-        Self { side, traffic, hearing, up, down, readable, writable, hung_up, owed }
+        Self { side, traffic, hearing, saying, up, down, readable, writable, hung_up, owed }
     }
 
     pub(crate) fn side(&mut self) -> &mut DesktopSide {
@@ -145,18 +156,17 @@ impl Carrying {
         self.side.socket()
     }
 
-    /// Gives the desktop's side back.
-    pub(crate) fn into_side(self) -> DesktopSide {
-        self.side
+    /// Gives the desktop's side back, and what is left of a frame that has begun.
+    pub(crate) fn into_parts(self) -> (DesktopSide, Zeroizing<Vec<u8>>) {
+        (self.side, self.saying.into_rest())
     }
 
-    /// Is done when there are at least so many bytes to acknowledge to the agent.
-    pub(crate) fn poll_owed(&mut self, bytes: u64, waker: &Waker) -> Poll<()> {
-        if self.side.receipt.owed() >= bytes {
+    /// Is done when there is something to acknowledge to the agent.
+    pub(crate) fn poll_owed(&mut self, waker: &Waker) -> Poll<()> {
+        if self.side.receipt.owed() > 0 {
             return Poll::Ready(());
         }
-        let fewest = self.owed.take().map_or(bytes, |(others, _)| bytes.min(others));
-        self.owed = Some((fewest, waker.clone()));
+        self.owed = Some(waker.clone());
         Poll::Pending
     }
 
@@ -170,6 +180,11 @@ impl Carrying {
     /// Returns the ear for what the agent says.
     pub(crate) fn hearing(&mut self) -> &mut Hearing {
         &mut self.hearing
+    }
+
+    /// Returns the mouth for what the agent is told.
+    pub(crate) fn saying(&mut self) -> &mut Saying {
+        &mut self.saying
     }
 
     /// Notes that the agent's stream may have bytes.
@@ -195,6 +210,8 @@ impl Carrying {
         if self.up.end.is_open() {
             self.carry_up(agent, lost, &mut turn);
         }
+        // Before the desktop's bytes, which take all the room there is.
+        self.saying.say(agent, &mut self.side.receipt, lost);
         if self.down.end.is_open() {
             self.carry_down(agent, scratch, lost, &mut turn);
         }
@@ -228,8 +245,7 @@ impl Carrying {
                 Ok(written) => {
                     self.traffic.carried(Way::Up, written);
                     self.side.receipt.wrote(written as u64);
-                    let owed = self.side.receipt.owed();
-                    if let Some((_, waker)) = self.owed.take_if(|(bytes, _)| owed >= *bytes) {
+                    if let Some(waker) = self.owed.take() {
                         waker.wake();
                     }
                     agent.carried(written);
@@ -299,6 +315,7 @@ impl Carrying {
     /// Ends both directions without another look at the agent's connection.
     pub(crate) fn lose_agent(&mut self) {
         self.hearing.lose_agent();
+        self.saying.lose_agent();
         self.up.pieces = VecDeque::new();
         self.up.end.reach(Parted::AgentGone);
         self.down.end.reach(Parted::AgentGone);

@@ -7,10 +7,16 @@ use std::io;
 use std::sync::{Arc, Weak};
 use std::task::Poll;
 
+use serde::Serialize;
+use tegata_proto::frame;
+use tokio::time::{Instant, timeout_at};
+use zeroize::Zeroizing;
+
 use super::carrying::Carrying;
 use super::hearing::{Acknowledges, Hearing, NotHeard};
+use super::saying::{Acknowledgement, Saying};
 use super::{Connection, DesktopSide, Lost, RecvStream, SendStream, Traffic};
-use crate::wire::FrameReader;
+use crate::wire::{FrameReader, FrameWriter, WireError};
 
 /// A direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,12 +56,16 @@ pub enum NotJoined {
     Socket(#[source] io::Error),
 }
 
-/// What an agent says beside its bytes.
+/// What an agent and we say to each other beside its bytes.
 pub struct Control {
     /// Where it says so, as far as it was read.
     pub reader: FrameReader,
+    /// Where we do.
+    pub writer: FrameWriter,
     /// Which of its frames only acknowledge bytes.
     pub acknowledges: Acknowledges,
+    /// The frame that acknowledges bytes.
+    pub acknowledgement: Acknowledgement,
 }
 
 /// A connection, as what joins one of its streams to a desktop sees it.
@@ -66,9 +76,9 @@ pub(crate) trait Seam: Send + Sync {
     /// Has it carried on soon.
     fn ring(&self);
 
-    /// Ends both directions of the stream and gives back what was carried, once.
-    /// Nothing moves any more when this has returned.
-    fn part(&self) -> Option<Carrying>;
+    /// Ends both directions of the stream and gives back what was carried and where the
+    /// agent is told, once. Nothing moves any more when this has returned.
+    fn part(self: Arc<Self>) -> Option<(Carrying, SendStream)>;
 }
 
 /// Returns what a look found; nothing where nothing is carried.
@@ -101,7 +111,7 @@ pub struct Splice {
 
 impl Connection {
     /// Joins a stream of this connection to a desktop, and counts what is carried. What
-    /// the agent says meanwhile is heard by the [`Splice`].
+    /// the agent says meanwhile is heard by the [`Splice`], and what it is told goes by it.
     ///
     /// # Errors
     ///
@@ -114,22 +124,27 @@ impl Connection {
         side: DesktopSide,
         traffic: Arc<Traffic>,
     ) -> Result<Splice, NotJoined> {
-        let Control { reader, acknowledges } = control;
-        let (control, decoder) = reader.into_parts();
-        let carrying = Carrying::new(side, traffic, Hearing::new(decoder, acknowledges));
-        let seam: Arc<dyn Seam> = match (self, to_agent, from_agent, control) {
+        let Control { reader, writer, acknowledges, acknowledgement } = control;
+        let (hear, decoder) = reader.into_parts();
+        let (say, rest) = writer.into_parts();
+        let hearing = Hearing::new(decoder, acknowledges);
+        let saying = Saying::new(acknowledgement, rest);
+        let carrying = Carrying::new(side, traffic, hearing, saying);
+        let seam: Arc<dyn Seam> = match (self, to_agent, from_agent, say, hear) {
             (
                 Self::Quic(quic),
                 SendStream::Quic(to_agent),
                 RecvStream::Quic(from_agent),
-                RecvStream::Quic(control),
-            ) => quic.join(to_agent, from_agent, control, carrying)?,
+                SendStream::Quic(say),
+                RecvStream::Quic(hear),
+            ) => quic.join((to_agent, from_agent), (say, hear), carrying)?,
             (
                 Self::Tcp(tcp),
                 SendStream::Tcp(to_agent),
                 RecvStream::Tcp(from_agent),
-                RecvStream::Tcp(control),
-            ) => tcp.join(to_agent, from_agent, control, carrying)?,
+                SendStream::Tcp(say),
+                RecvStream::Tcp(hear),
+            ) => tcp.join((to_agent, from_agent), (say, hear), carrying)?,
             (Self::Quic(_) | Self::Tcp(_), ..) => {
                 unreachable!("a connection gives out streams of its own transport only")
             }
@@ -171,14 +186,45 @@ impl Splice {
         heard
     }
 
-    /// Waits until at least so many bytes were written onward to the desktop that the
-    /// agent has not been told of.
-    pub async fn owed(&self, bytes: u64) {
+    /// Tells the agent something, and returns once its stream has taken all of it.
+    /// Dropped half-way, the frame is forgotten or still told whole.
+    ///
+    /// # Errors
+    ///
+    /// Refuses a body longer than `limit` bytes; ends when `deadline` passes or the agent
+    /// takes nothing any more.
+    pub async fn say<M: Serialize + Sync>(
+        &self,
+        message: &M,
+        limit: usize,
+        deadline: Instant,
+    ) -> Result<(), WireError> {
+        let frame = frame::write(message, limit).map_err(WireError::Unsendable)?;
+        let mut frame = Some(Zeroizing::new(frame));
+        let said = poll_fn(|cx| {
+            let had = frame.is_some();
+            let said = look(&*self.seam, |carrying| carrying.saying().poll(&mut frame, cx.waker()));
+            if had && frame.is_none() {
+                self.seam.ring();
+            }
+            said.unwrap_or(Poll::Pending)
+        });
+        timeout_at(deadline, said).await.map_err(|_| WireError::TooSlow)?
+    }
+
+    /// Waits until bytes were written onward to the desktop that the agent has not been
+    /// told of. [`ACK_BYTES`](tegata_proto::replay::ACK_BYTES) it is told of at once.
+    pub async fn owed(&self) {
         poll_fn(|cx| {
-            look(&*self.seam, |carrying| carrying.poll_owed(bytes, cx.waker()))
-                .unwrap_or(Poll::Pending)
+            look(&*self.seam, |carrying| carrying.poll_owed(cx.waker())).unwrap_or(Poll::Pending)
         })
         .await;
+    }
+
+    /// Has the agent told of all that was written onward.
+    pub fn acknowledge(&self) {
+        look(&*self.seam, |carrying| carrying.saying().acknowledge());
+        self.seam.ring();
     }
 
     /// Returns how many of the desktop's bytes the agent has acknowledged.
@@ -186,28 +232,19 @@ impl Splice {
         look(&*self.seam, |carrying| carrying.side().replay.acknowledged()).unwrap_or(0)
     }
 
-    /// Returns how many bytes the agent is to be told of, and notes that it is.
-    pub fn say(&self) -> u64 {
-        look(&*self.seam, |carrying| carrying.side().receipt.say()).unwrap_or(0)
-    }
-
-    /// Ends both directions and closes the desktop's connection in order: what was
-    /// written to it still arrives.
-    pub fn close(self) {
-        if let Some(carrying) = self.seam.part() {
-            carrying.into_side().close();
-        }
-    }
-
-    /// Ends both directions and gives the desktop's connection back, to be joined to
-    /// another stream. What viewer or desktop has ended ends on that one again.
-    pub fn detach(self) -> Option<DesktopSide> {
-        self.seam.part().map(Carrying::into_side)
+    /// Ends both directions and gives back the desktop's side, to be closed in order or
+    /// joined to another stream, and what the agent is told by. What viewer or desktop has
+    /// ended ends on another stream again.
+    pub fn part(self) -> (DesktopSide, FrameWriter) {
+        let parted = Arc::clone(&self.seam).part();
+        let (carrying, stream) = parted.expect("nobody else parts it");
+        let (side, rest) = carrying.into_parts();
+        (side, FrameWriter::with_rest(stream, rest))
     }
 }
 
 impl Drop for Splice {
     fn drop(&mut self) {
-        self.seam.part();
+        drop(Arc::clone(&self.seam).part());
     }
 }

@@ -17,7 +17,7 @@ pub(super) struct Joined {
     control: StreamId,
 }
 
-/// Both directions of a stream, and what the agent says.
+/// Both directions of a stream, and what is said beside them.
 struct Stream<'a> {
     quic: &'a mut quinn_proto::Connection,
     from_agent: StreamId,
@@ -38,6 +38,11 @@ impl Joined {
     /// Returns the stream from the agent and the one to it.
     pub(super) fn streams(&self) -> (StreamId, StreamId) {
         (self.from_agent, self.to_agent)
+    }
+
+    /// Returns the stream by which the agent and we say something to each other.
+    pub(super) fn control(&self) -> StreamId {
+        self.control
     }
 
     /// Notes what has changed at the desktop's socket.
@@ -90,6 +95,14 @@ impl Agent for Stream<'_> {
         // The turn ends with sending, whatever credit there is to give.
         let _ = chunks.finalize();
         said
+    }
+
+    fn say(&mut self, bytes: &[u8]) -> Given {
+        match self.quic.send_stream(self.control).write(bytes) {
+            Ok(written) => Given::Some(written),
+            Err(WriteError::Blocked) => Given::Full,
+            Err(WriteError::Stopped(_) | WriteError::ClosedStream) => Given::Gone,
+        }
     }
 
     fn take(&mut self, into: &mut VecDeque<Bytes>) -> Taken {

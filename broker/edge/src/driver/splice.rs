@@ -9,7 +9,7 @@ use super::connection::{Connection, Shared};
 use super::joined::Joined;
 use super::stream::{RecvStream, SendStream};
 use crate::connection::carrying::Carrying;
-use crate::connection::{NotJoined, Seam};
+use crate::connection::{self, NotJoined, Seam};
 
 /// Code of a stream whose session has ended.
 const ENDED: VarInt = VarInt::from_u32(0);
@@ -19,18 +19,20 @@ impl Connection {
     /// [`splice`](crate::Connection::splice).
     pub(crate) fn join(
         &self,
-        to_agent: SendStream,
-        from_agent: RecvStream,
-        control: RecvStream,
+        (to_agent, from_agent): (SendStream, RecvStream),
+        (say, hear): (SendStream, RecvStream),
         carrying: Carrying,
     ) -> Result<Arc<dyn Seam>, NotJoined> {
         let shared = Arc::clone(&self.shared);
-        let joined =
-            Joined::new(carrying, from_agent.into_id(), to_agent.into_id(), control.into_id());
+        // Both halves are of one stream, as they came.
+        say.into_id();
+        let control = hear.into_id();
+        let joined = Joined::new(carrying, from_agent.into_id(), to_agent.into_id(), control);
         let mut state = shared.state();
         if let Some(lost) = state.lost.clone() {
             drop(state);
-            let side = Box::new(joined.carrying.into_side());
+            let (side, _) = joined.carrying.into_parts();
+            let side = Box::new(side);
             return Err(NotJoined::Lost { source: lost.into(), side });
         }
         let socket = joined.carrying.socket();
@@ -52,7 +54,7 @@ impl Seam for Shared {
         Self::ring(self);
     }
 
-    fn part(&self) -> Option<Carrying> {
+    fn part(self: Arc<Self>) -> Option<(Carrying, connection::SendStream)> {
         let mut state = self.state();
         let joined = state.joined.take()?;
         if state.lost.is_none() {
@@ -63,7 +65,8 @@ impl Seam for Shared {
         }
         drop(state);
         self.doorbell().forget(&**joined.carrying.socket());
-        Self::ring(self);
-        Some(joined.carrying)
+        Self::ring(&self);
+        let say = SendStream::new(&self, joined.control());
+        Some((joined.carrying, connection::SendStream::Quic(say)))
     }
 }

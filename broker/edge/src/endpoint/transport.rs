@@ -26,8 +26,9 @@ const STREAM_WINDOW: u32 = 512 * 1024;
 /// Bytes that a peer may send ahead of its readers on one connection.
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 
-/// Bytes that one connection keeps until its peer has acknowledged them.
-const SEND_WINDOW: u64 = 1024 * 1024;
+/// Bytes that one connection keeps until its peer has acknowledged them; more than are
+/// replayed to an agent, so that a desktop's bytes leave room for what the agent is told.
+const SEND_WINDOW: u64 = 2 * crate::connection::REPLAY;
 
 /// Bytes of the TLS handshake kept out of order.
 const CRYPTO_BUFFER: usize = 8 * 1024;

@@ -16,7 +16,7 @@ use super::connection::{Connection, Shared};
 use super::stream::{Body, RecvStream, SendStream, poll_send};
 use crate::connection::carrying::{Agent, Carrying, Given, PIECES_MAX, Scratch, Taken};
 use crate::connection::hearing::Said;
-use crate::connection::{NotJoined, Seam};
+use crate::connection::{self, NotJoined, Seam};
 
 thread_local! {
     /// Where this thread reads from desktops.
@@ -27,8 +27,9 @@ thread_local! {
 pub(super) struct Joined {
     carrying: Carrying,
     from_agent: Body,
-    control: Body,
-    /// Nothing where it was in other hands before.
+    hear: Body,
+    /// Nothing where the peer gave it up at once, as for the next one.
+    say: Option<h2::SendStream<Bytes>>,
     to_agent: Option<h2::SendStream<Bytes>>,
     desktop: AsyncFd<Arc<TcpStream>>,
     /// Whether the kernel has told that nothing more comes, and that nothing more is
@@ -37,10 +38,11 @@ pub(super) struct Joined {
     write_closed: bool,
 }
 
-/// Both directions of a stream and what the agent says, in one turn.
+/// Both directions of a stream and what is said beside them, in one turn.
 struct Stream<'a, 'b> {
     from_agent: &'a mut Body,
-    control: &'a mut Body,
+    hear: &'a mut Body,
+    say: Option<&'a mut h2::SendStream<Bytes>>,
     to_agent: Option<&'a mut h2::SendStream<Bytes>>,
     cx: &'a mut Context<'b>,
 }
@@ -49,11 +51,12 @@ impl Joined {
     /// Carries what can be carried in one turn, and has the task woken for more.
     pub(super) fn turn(&mut self, cx: &mut Context<'_>, lost: bool) {
         self.look(cx);
-        let Self { carrying, from_agent, control, to_agent, .. } = self;
+        let Self { carrying, from_agent, hear, say, to_agent, .. } = self;
         carrying.hearing().is_readable();
         carrying.agent_readable();
         carrying.agent_writable();
-        let mut stream = Stream { from_agent, control, to_agent: to_agent.as_mut(), cx };
+        let (say, to_agent) = (say.as_mut(), to_agent.as_mut());
+        let mut stream = Stream { from_agent, hear, say, to_agent, cx };
         let turn = SCRATCH.with_borrow_mut(|scratch| carrying.turn(&mut stream, scratch, lost));
         if turn.more {
             cx.waker().wake_by_ref();
@@ -80,6 +83,21 @@ impl Joined {
     }
 }
 
+/// Gives a stream as many bytes as go now.
+fn send(
+    stream: Option<&mut h2::SendStream<Bytes>>,
+    cx: &mut Context<'_>,
+    length: usize,
+    cut: impl FnOnce(usize) -> Bytes,
+) -> Given {
+    let Some(stream) = stream else { return Given::Gone };
+    match poll_send(stream, cx, length, cut) {
+        Poll::Ready(Some(sent)) => Given::Some(sent),
+        Poll::Ready(None) => Given::Gone,
+        Poll::Pending => Given::Full,
+    }
+}
+
 /// Has the runtime tell of changes at a socket.
 #[expect(
     deprecated,
@@ -92,17 +110,22 @@ fn watch(socket: Arc<TcpStream>) -> io::Result<AsyncFd<Arc<TcpStream>>> {
 
 impl Agent for Stream<'_, '_> {
     fn hear(&mut self, most: usize) -> Said {
-        let Self { control, cx, .. } = self;
-        while control.rest.is_empty() {
-            match control.stream.poll_data(cx) {
-                Poll::Ready(Some(Ok(bytes))) => control.rest = bytes,
+        let Self { hear, cx, .. } = self;
+        while hear.rest.is_empty() {
+            match hear.stream.poll_data(cx) {
+                Poll::Ready(Some(Ok(bytes))) => hear.rest = bytes,
                 Poll::Ready(Some(Err(_)) | None) => return Said::Over,
                 Poll::Pending => return Said::Nothing,
             }
         }
-        let bytes = control.rest.split_to(most.min(control.rest.len()));
-        control.used(bytes.len());
+        let bytes = hear.rest.split_to(most.min(hear.rest.len()));
+        hear.used(bytes.len());
         Said::Bytes(bytes)
+    }
+
+    fn say(&mut self, bytes: &[u8]) -> Given {
+        let cut = |length| Bytes::copy_from_slice(&bytes[..length]);
+        send(self.say.as_deref_mut(), self.cx, bytes.len(), cut)
     }
 
     fn take(&mut self, into: &mut VecDeque<Bytes>) -> Taken {
@@ -127,12 +150,7 @@ impl Agent for Stream<'_, '_> {
     }
 
     fn give(&mut self, chunk: Bytes) -> Given {
-        let Some(stream) = &mut self.to_agent else { return Given::Gone };
-        match poll_send(stream, self.cx, chunk.len(), |length| chunk.slice(..length)) {
-            Poll::Ready(Some(sent)) => Given::Some(sent),
-            Poll::Ready(None) => Given::Gone,
-            Poll::Pending => Given::Full,
-        }
+        send(self.to_agent.as_deref_mut(), self.cx, chunk.len(), |length| chunk.slice(..length))
     }
 
     fn finish(&mut self) -> bool {
@@ -145,24 +163,32 @@ impl Connection {
     /// [`splice`](crate::Connection::splice).
     pub(crate) fn join(
         &self,
-        to_agent: SendStream,
-        from_agent: RecvStream,
-        control: RecvStream,
+        (to_agent, from_agent): (SendStream, RecvStream),
+        (say, hear): (SendStream, RecvStream),
         carrying: Carrying,
     ) -> Result<Arc<dyn Seam>, NotJoined> {
         let shared = Arc::clone(&self.shared);
-        let (from_agent, control) = (from_agent.into_body(), control.into_body());
-        let to_agent = to_agent.into_stream();
+        let (from_agent, hear) = (from_agent.into_body(), hear.into_body());
+        let (to_agent, say) = (to_agent.into_stream(), say.into_stream());
         let mut state = shared.state();
         if let Some(lost) = state.lost {
             drop(state);
-            let side = Box::new(carrying.into_side());
+            let (side, _) = carrying.into_parts();
+            let side = Box::new(side);
             return Err(NotJoined::Lost { source: lost.into(), side });
         }
         let desktop = watch(Arc::clone(carrying.socket())).map_err(NotJoined::Socket)?;
         let (read_closed, write_closed) = (false, false);
-        let joined =
-            Joined { carrying, from_agent, control, to_agent, desktop, read_closed, write_closed };
+        let joined = Joined {
+            carrying,
+            from_agent,
+            hear,
+            say,
+            to_agent,
+            desktop,
+            read_closed,
+            write_closed,
+        };
         state.joined = Some(Box::new(joined));
         drop(state);
         Ok(shared)
@@ -180,16 +206,17 @@ impl Seam for Shared {
         self.state().wake();
     }
 
-    fn part(&self) -> Option<Carrying> {
+    fn part(self: Arc<Self>) -> Option<(Carrying, connection::SendStream)> {
         let mut state = self.state();
         let joined = state.joined.take()?;
         state.wake();
         drop(state);
-        let Joined { carrying, to_agent, .. } = *joined;
+        let Joined { carrying, say, to_agent, .. } = *joined;
         if let Some(mut to_agent) = to_agent {
             // Without a word where both directions have ended.
             to_agent.send_reset(Reason::CANCEL);
         }
-        Some(carrying)
+        let say = SendStream::new(&self, say);
+        Some((carrying, connection::SendStream::Tcp(say)))
     }
 }
