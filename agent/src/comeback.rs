@@ -98,6 +98,8 @@ impl Comeback {
                 self.wish = Wish::Fresh;
                 Next::Again(Duration::ZERO)
             }
+            // The grant has run out, and nothing is said of the desktop.
+            Code::TicketExpired => Next::Stop(Code::LoginAgain.into()),
             code if is_final(code) => Next::Stop(failure),
             _ => {
                 let asked = failure.retry_after_ms.map_or(Duration::ZERO, Duration::from_millis);
@@ -231,12 +233,12 @@ mod tests {
         for wish in [Wish::Resume, Wish::Fresh] {
             for code in Code::ALL.iter().copied().chain([Code::Unknown]) {
                 let (next, then) = refused(wish, code);
-                let again = match code {
+                let told = match code {
                     Code::ResumeLost if wish == Wish::Resume => continue,
-                    Code::LinkStale => true,
-                    code => !is_final(code),
+                    Code::TicketExpired => Next::Stop(Code::LoginAgain.into()),
+                    code if is_final(code) && code != Code::LinkStale => Next::Stop(code.into()),
+                    _ => Next::Again(QUICK_PAUSE),
                 };
-                let told = if again { Next::Again(QUICK_PAUSE) } else { Next::Stop(code.into()) };
                 assert_eq!((next, then), (told, wish), "{code}");
             }
         }

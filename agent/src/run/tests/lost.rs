@@ -346,14 +346,14 @@ async fn lost(then: Code) -> Report {
 
 #[tokio::test]
 async fn a_code_ends_the_comeback_and_is_the_end_of_the_run() {
-    for (code, exit) in [
-        (Code::SessionEnded, 41),
-        (Code::EndedByAdministrator, 53),
-        (Code::TakenOver, 52),
-        (Code::TicketExpired, 25),
+    for (code, end, exit) in [
+        (Code::SessionEnded, Code::SessionEnded, 41),
+        (Code::EndedByAdministrator, Code::EndedByAdministrator, 53),
+        (Code::TakenOver, Code::TakenOver, 52),
+        (Code::TicketExpired, Code::LoginAgain, 51),
     ] {
         let report = lost(code).await;
-        assert_eq!((report.code, report.code.exit()), (code, exit));
+        assert_eq!((report.code, report.code.exit()), (end, exit));
         let names = report.names();
         assert!(names.contains(&"link_lost".into()), "{names:?}");
         assert!(!names.contains(&"resumed".into()), "{names:?}");
