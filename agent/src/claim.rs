@@ -166,10 +166,9 @@ impl Claim {
                 sleep_until(begun + SILENCE).await;
                 Some(link)
             };
-            tokio::select! {
+            let next = tokio::select! {
                 Some(connected) = knocking => match connected {
                     Ok((candidate, connection)) => {
-                        knock_at = None;
                         let (link, grant) = self.another().ok_or(Code::LinkStale)?;
                         comeback.begun(link);
                         timed = Some((link, Instant::now()));
@@ -186,14 +185,15 @@ impl Claim {
                             let answer = ask(connection, attach, deadline).await;
                             (link, candidate, resume, answer)
                         });
+                        Next::Wait
                     }
                     Err(error) => {
                         tracing::debug!(%error, "No gateway was reached");
-                        knock_at = if comeback.is_waiting() {
-                            None
+                        if error.is_replaced() {
+                            comeback.replaced(since.elapsed(), dice())
                         } else {
-                            Some(Instant::now() + comeback.unreached(since.elapsed(), dice()))
-                        };
+                            comeback.unreached(since.elapsed(), dice())
+                        }
                     }
                 },
                 Some((link, candidate, resume, answer)) = next_of(&mut answers) => {
@@ -205,7 +205,7 @@ impl Claim {
                         Err(error) => Err(error),
                     };
                     let elapsed = since.elapsed();
-                    let next = match came {
+                    match came {
                         Ok(session) => return Ok(Box::new(session)),
                         Err(AttachError::Refused(failure)) => {
                             tracing::debug!(%link, code = %failure.code, "A comeback was refused");
@@ -218,14 +218,6 @@ impl Claim {
                             tracing::debug!(%link, %error, "A comeback was not answered");
                             comeback.unanswered(link, elapsed, dice())
                         }
-                    };
-                    match next {
-                        Next::Wait => {}
-                        Next::Again(pause) => {
-                            timed = None;
-                            knock_at = Some(Instant::now() + pause);
-                        }
-                        Next::Stop(failure) => return Err(failure),
                     }
                 }
                 Some(link) = silence => {
@@ -233,7 +225,16 @@ impl Claim {
                     if comeback.fell_silent(link) {
                         knock_at = Some(Instant::now());
                     }
+                    continue;
                 }
+            };
+            match next {
+                Next::Wait => knock_at = None,
+                Next::Again(pause) => {
+                    timed = None;
+                    knock_at = Some(Instant::now() + pause);
+                }
+                Next::Stop(failure) => return Err(failure),
             }
         }
     }

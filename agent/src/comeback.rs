@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use tegata_proto::claims::GRANT_LIFE_S;
 use tegata_proto::code::Code;
 use tegata_proto::id::LinkNumber;
 use tegata_proto::login::Failure;
@@ -25,6 +26,13 @@ const SLOW_MAX: Duration = Duration::from_secs(10);
 
 /// Longest pause that a gateway may ask for.
 const ASKED_MAX: Duration = Duration::from_mins(1);
+
+/// How long nobody but somebody else of our authority may answer for a gateway before
+/// that is the end: one that was started again with another key never comes back.
+const REPLACED_FOR: Duration = Duration::from_mins(1);
+
+/// After how long the tries end in any case: no grant is good for longer.
+const GIVEN_UP_AFTER: Duration = Duration::from_secs(GRANT_LIFE_S);
 
 /// How many attaches may be without an answer at a time.
 const OPEN_MAX: usize = 2;
@@ -47,12 +55,14 @@ pub struct Comeback {
     wish: Wish,
     open: Vec<LinkNumber>,
     pause: Duration,
+    /// When somebody else was first found in a gateway's place, counted from the loss.
+    replaced_at: Option<Duration>,
 }
 
 impl Comeback {
     /// Begins with a wish.
     pub fn new(wish: Wish) -> Self {
-        Self { wish, open: Vec::new(), pause: Duration::ZERO }
+        Self { wish, open: Vec::new(), pause: Duration::ZERO, replaced_at: None }
     }
 
     /// Returns what the next attach asks for.
@@ -63,6 +73,7 @@ impl Comeback {
     /// Notes that an attach is on its way.
     pub fn begun(&mut self, link: LinkNumber) {
         self.open.push(link);
+        self.replaced_at = None;
     }
 
     /// Tells whether an attach is without an answer.
@@ -91,7 +102,7 @@ impl Comeback {
         match failure.code {
             // A later attach of our own came first, or an earlier one comes late.
             Code::LinkStale | Code::Superseded if self.is_waiting() => Next::Wait,
-            Code::LinkStale => Next::Again(self.pause(elapsed, dice)),
+            Code::LinkStale => self.again(Duration::ZERO, elapsed, dice),
             // What that one is told counts: it may have found the desktop's connection.
             Code::ResumeLost if self.wish == Wish::Resume && self.is_waiting() => Next::Wait,
             Code::ResumeLost if self.wish == Wish::Resume => {
@@ -103,7 +114,7 @@ impl Comeback {
             code if is_final(code) => Next::Stop(failure),
             _ => {
                 let asked = failure.retry_after_ms.map_or(Duration::ZERO, Duration::from_millis);
-                Next::Again(self.pause(elapsed, dice).max(asked.min(ASKED_MAX)))
+                self.again(asked.min(ASKED_MAX), elapsed, dice)
             }
         }
     }
@@ -111,16 +122,38 @@ impl Comeback {
     /// An attach was cut, or waited for in vain, `elapsed` after the loss.
     pub fn unanswered(&mut self, link: LinkNumber, elapsed: Duration, dice: u32) -> Next {
         self.closed(link);
-        if self.is_waiting() { Next::Wait } else { Next::Again(self.pause(elapsed, dice)) }
+        self.unreached(elapsed, dice)
     }
 
-    /// No connection was made, `elapsed` after the loss. Returns when to try again.
-    pub fn unreached(&mut self, elapsed: Duration, dice: u32) -> Duration {
-        self.pause(elapsed, dice)
+    /// No connection was made, `elapsed` after the loss.
+    pub fn unreached(&mut self, elapsed: Duration, dice: u32) -> Next {
+        if self.is_waiting() { Next::Wait } else { self.again(Duration::ZERO, elapsed, dice) }
+    }
+
+    /// Somebody of our authority answered, `elapsed` after the loss, who is not the
+    /// gateway that was named. Strangers who answer do not count: a hotel's let nobody
+    /// through until the person has dealt with them.
+    pub fn replaced(&mut self, elapsed: Duration, dice: u32) -> Next {
+        if self.is_waiting() {
+            return Next::Wait;
+        }
+        let since = *self.replaced_at.get_or_insert(elapsed);
+        if elapsed.saturating_sub(since) >= REPLACED_FOR {
+            return Next::Stop(Code::TlsFailed.into());
+        }
+        self.again(Duration::ZERO, elapsed, dice)
     }
 
     fn closed(&mut self, link: LinkNumber) {
         self.open.retain(|open| *open != link);
+    }
+
+    /// Tries again, after `least` at the earliest.
+    fn again(&mut self, least: Duration, elapsed: Duration, dice: u32) -> Next {
+        if elapsed >= GIVEN_UP_AFTER {
+            return Next::Stop(Code::ResumeLost.into());
+        }
+        Next::Again(self.pause(elapsed, dice).max(least))
     }
 
     fn pause(&mut self, elapsed: Duration, dice: u32) -> Duration {
@@ -256,13 +289,46 @@ mod tests {
     #[test]
     fn tries_are_quick_at_first_and_then_ever_slower_by_chance() {
         let mut comeback = Comeback::new(Wish::Resume);
-        assert_eq!(comeback.unreached(Duration::ZERO, 0), QUICK_PAUSE);
-        assert_eq!(comeback.unreached(ms(14_999), u32::MAX), QUICK_PAUSE);
-        let pauses: Vec<_> = (0..7).map(|_| comeback.unreached(QUICK, 0)).collect();
+        let mut unreached = |elapsed, dice| match comeback.unreached(elapsed, dice) {
+            Next::Again(pause) => pause,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(unreached(Duration::ZERO, 0), QUICK_PAUSE);
+        assert_eq!(unreached(ms(14_999), u32::MAX), QUICK_PAUSE);
+        let pauses: Vec<_> = (0..7).map(|_| unreached(QUICK, 0)).collect();
         assert_eq!(pauses, [250, 500, 1000, 2000, 4000, 5000, 5000].map(ms));
-        assert_eq!(comeback.unreached(LATE, u32::MAX), SLOW_MAX);
-        let middle = comeback.unreached(LATE, HALF);
+        assert_eq!(unreached(LATE, u32::MAX), SLOW_MAX);
+        let middle = unreached(LATE, HALF);
         assert!((ms(7499)..=ms(7500)).contains(&middle), "{middle:?}");
+    }
+
+    #[test]
+    fn tries_end_when_no_grant_can_be_good_any_more() {
+        let lost = Next::Stop(Code::ResumeLost.into());
+        let just = ms(GRANT_LIFE_S * 1_000 - 1);
+        let mut comeback = begun(Wish::Resume);
+        assert_eq!(comeback.unreached(GIVEN_UP_AFTER, HALF), Next::Wait);
+        assert_eq!(comeback.unanswered(LinkNumber(2), GIVEN_UP_AFTER, HALF), lost);
+        assert!(matches!(comeback.unreached(just, HALF), Next::Again(_)));
+        assert_eq!(comeback.unreached(GIVEN_UP_AFTER, HALF), lost);
+        let busy =
+            begun(Wish::Fresh).refused(LinkNumber(2), Code::Busy.into(), GIVEN_UP_AFTER, HALF);
+        assert_eq!(busy, lost);
+    }
+
+    #[test]
+    fn somebody_else_in_a_gateways_place_is_the_end_after_a_minute() {
+        let mut comeback = Comeback::new(Wish::Resume);
+        let goes_on = |next| matches!(next, Next::Again(_));
+        assert!(goes_on(comeback.replaced(LATE, HALF)));
+        assert!(goes_on(comeback.unreached(LATE + REPLACED_FOR, HALF)), "an outage says nothing");
+        comeback.begun(LinkNumber(2));
+        assert_eq!(comeback.replaced(LATE + REPLACED_FOR, HALF), Next::Wait, "it is there");
+        let later = LATE + REPLACED_FOR * 2;
+        assert!(goes_on(comeback.unanswered(LinkNumber(2), later, HALF)));
+        assert!(goes_on(comeback.replaced(later, HALF)), "the minute was of the one just found");
+        let end = later + REPLACED_FOR;
+        assert_eq!(comeback.replaced(end, HALF), Next::Stop(Code::TlsFailed.into()));
     }
 
     #[test]

@@ -172,6 +172,15 @@ impl LinkError {
         Code::ALL.iter().copied().find(|code| code.as_str().as_bytes() == close.reason)
     }
 
+    /// Tells whether somebody of our authority answered who is not the one expected.
+    pub(crate) fn is_replaced(&self) -> bool {
+        let Self::Distrusted { source, .. } = self else { return false };
+        match source {
+            Distrust::Role { .. } | Distrust::Key => true,
+            Distrust::Authority(_) | Distrust::Clock { .. } => false,
+        }
+    }
+
     /// Tells whether this machine's clock is the likely cause.
     pub fn is_clock_suspect(&self) -> bool {
         matches!(self, Self::Distrusted { source: Distrust::Clock { .. }, .. })

@@ -21,6 +21,9 @@ pub const TYP_RESUME: &str = "vdi-resume+jwt";
 /// Longest life of a ticket, in seconds.
 pub const TICKET_LIFE_S: u64 = 30;
 
+/// Longest life of a resume grant, in seconds.
+pub const GRANT_LIFE_S: u64 = 12 * 60 * 60;
+
 /// How far a clock may be off when times are judged, in seconds.
 pub const LEEWAY_S: u64 = 5;
 

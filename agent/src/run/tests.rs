@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc::Receiver;
 
+mod away;
 mod ends;
 mod limits;
 mod lost;

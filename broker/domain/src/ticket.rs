@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use tegata_proto::claims::{Claims, LEEWAY_S, TICKET_LIFE_S};
+use tegata_proto::claims::{Claims, GRANT_LIFE_S, LEEWAY_S, TICKET_LIFE_S};
 use tegata_proto::code::Code;
 use tegata_proto::id::{LinkNumber, UserId};
 
@@ -17,7 +17,7 @@ use crate::session::{self, Cause};
 use crate::time::Timestamp;
 
 /// Longest life of a resume grant; the pool's grace is the other bound.
-pub const GRANT_LIFE_MAX: Duration = Duration::from_hours(12);
+pub const GRANT_LIFE_MAX: Duration = Duration::from_secs(GRANT_LIFE_S);
 
 /// A session, as far as a redeem looks at it.
 #[derive(Debug, Clone, PartialEq, Eq)]
