@@ -59,7 +59,7 @@ struct Kept {
     addresses: Vec<SocketAddr>,
     is_attaching: bool,
     attached_at: Instant,
-    /// How many links in a row were lost almost at once, without a byte.
+    /// How many links in a row were lost almost at once.
     short_lives: u32,
 }
 
@@ -121,11 +121,10 @@ impl Claim {
         Ok(())
     }
 
-    /// Notes that the session's link is lost, and whether it has carried anything.
-    pub(crate) fn lost(&self, has_carried: bool) {
+    /// Notes that the session's link is over, and another one wanted.
+    pub(crate) fn lost(&self) {
         let mut kept = self.kept();
-        let has_lived = has_carried || kept.attached_at.elapsed() >= SHORT_LIFE;
-        kept.short_lives = if has_lived { 0 } else { kept.short_lives.saturating_add(1) };
+        kept.short_lives = if kept.has_lived() { 0 } else { kept.short_lives.saturating_add(1) };
     }
 
     /// Tells whether an attach is on its way, which a gateway may have granted.
@@ -319,7 +318,11 @@ impl Claim {
 
     /// A link that is lost for the first time in a while is taken up at once.
     fn first_pause(&self) -> Duration {
-        comeback::first_pause(self.kept().short_lives.saturating_sub(1))
+        let kept = self.kept();
+        if kept.has_lived() {
+            return Duration::ZERO;
+        }
+        comeback::first_pause(kept.short_lives.saturating_sub(1))
     }
 
     fn resume(&self, wish: Wish, account: &Account) -> Option<Resume> {
@@ -335,6 +338,12 @@ impl Claim {
     fn kept(&self) -> MutexGuard<'_, Kept> {
         // Every change is whole.
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Kept {
+    fn has_lived(&self) -> bool {
+        self.attached_at.elapsed() >= SHORT_LIFE
     }
 }
 

@@ -37,7 +37,7 @@ const GIVEN_UP_AFTER: Duration = Duration::from_secs(GRANT_LIFE_S);
 /// How many attaches may be without an answer at a time.
 const OPEN_MAX: usize = 2;
 
-/// How long a link that carries nothing has to live to have been one.
+/// How long a link has to live to have been one.
 pub const SHORT_LIFE: Duration = Duration::from_secs(5);
 
 /// What an attach asks for.
@@ -167,7 +167,7 @@ impl Comeback {
 }
 
 /// Returns how long to wait before the first try, after so many links in a row that
-/// were lost before [`SHORT_LIFE`] without a byte.
+/// were lost before [`SHORT_LIFE`].
 pub fn first_pause(short_lives: u32) -> Duration {
     match short_lives {
         0 => Duration::ZERO,

@@ -69,9 +69,7 @@ pub(super) struct Road<'a> {
     tick: Tick,
     /// When the gateway is told of the thin client's input.
     reports: Reports<'a>,
-    /// What had arrived when the link began.
-    progress: u64,
-    /// What had when another one was begun beside it.
+    /// What had arrived when another one was begun beside it.
     stood: u64,
 }
 
@@ -122,8 +120,8 @@ impl<'a> Road<'a> {
         source: Option<IpAddr>,
         reports: Reports<'a>,
     ) -> Self {
-        let tick = Tick::new(&link.connection, account.progress());
         let progress = account.progress();
+        let tick = Tick::new(&link.connection, progress);
         let crossings = match link.connection.transport() {
             Transport::Quic => None,
             Transport::Tcp => Some(Crossings::new(Instant::now())),
@@ -145,7 +143,6 @@ impl<'a> Road<'a> {
             word_due: None,
             tick,
             reports,
-            progress,
             stood: progress,
         }
     }
@@ -304,6 +301,7 @@ impl<'a> Road<'a> {
     /// Has the desktop shown from its beginning, over this session's next link.
     pub(super) fn begin_again(&mut self) {
         self.close();
+        self.claim.lost();
         self.come_back(Wish::Fresh);
     }
 

@@ -1,4 +1,9 @@
-//! Comebacks that must end.
+//! Comebacks that must end, or must not be hurried.
+
+use std::time::Instant;
+
+use tegata_proto::policy::Policy;
+use tegata_proto::session::{Attached, Mode, Resume};
 
 use super::lost::comes;
 use super::*;
@@ -44,4 +49,68 @@ async fn a_gateway_that_was_started_again_with_another_key_is_an_end_with_12() {
     let (code, ()) = timeout(Duration::from_hours(1), both).await.expect("an end");
     assert_eq!((code, code.exit()), (Code::TlsFailed, 12));
     assert!(matches!(person.events.last(), Some(Event::Error { code: Code::TlsFailed, .. })));
+}
+
+/// How many links a gateway lets in, before it ends the session.
+const LINKS: usize = 5;
+
+/// Returns how long each link of a session came after the one before, at a gateway that
+/// lets each in as it was asked to, and soon parts with it.
+async fn links<F, D>(part: F) -> Vec<Duration>
+where
+    F: Fn(Peer) -> D + Copy + Send + Sync + 'static,
+    D: Future<Output = Result<(), LinkError>> + Send + 'static,
+{
+    let mut office = Office::new();
+    let times: Arc<Mutex<Vec<Instant>>> = Arc::default();
+    let come = Arc::clone(&times);
+    let gateway = office.gateway(move |number, mut peer: Peer| {
+        let come = Arc::clone(&come);
+        async move {
+            let attach = peer.attach().await?;
+            come.lock().expect("no panic").push(Instant::now());
+            if number == LINKS {
+                return peer.say(&GatewayMessage::Error(Code::TimeLimit.into())).await;
+            }
+            let mut attached = attached(attach.link);
+            if let Some(Resume { incarnation, .. }) = attach.resume {
+                attached = Attached { mode: Mode::Resumed, incarnation, ..attached };
+            }
+            let (mut send, _recv) = peer.carry_as(attached).await?;
+            let _ = send.write_chunk(bytes::Bytes::from_static(b"x")).await;
+            // The viewer has it.
+            let _: AgentMessage = peer.hear().await?;
+            part(peer).await
+        }
+    });
+    let broker = admitting(&mut office, &answer(vec![gateway]));
+    let report = alone(&office.agent(), to(broker, Viewer::Nothing)).await;
+    assert_eq!(report.code, Code::TimeLimit);
+    let times = times.lock().expect("no panic");
+    times.windows(2).map(|pair| pair[1] - pair[0]).collect()
+}
+
+#[tokio::test]
+async fn a_gateway_that_loses_each_link_after_a_byte_is_given_ever_more_time() {
+    let pauses = links(|peer| async move {
+        peer.connection.close(1_u8.into(), b"");
+        Ok(())
+    });
+    let pauses = pauses.await;
+    let least: Vec<_> = [0, 250, 500, 1_000, 2_000].map(Duration::from_millis).into();
+    assert!(pauses.iter().zip(&least).all(|(pause, least)| pause >= least), "{pauses:?}");
+}
+
+#[tokio::test]
+async fn a_gateway_that_changes_the_policy_all_the_time_is_given_ever_more_time() {
+    let pauses = links(|mut peer| async move {
+        let shown = attached(LinkNumber::FIRST).policy;
+        let policy = Policy { sound: !shown.sound, ..shown };
+        peer.say(&GatewayMessage::Policy { policy, input_every_ms: None }).await?;
+        peer.connection.closed().await;
+        Ok(())
+    });
+    let pauses = pauses.await;
+    let least: Vec<_> = [0, 250, 500, 1_000, 2_000].map(Duration::from_millis).into();
+    assert!(pauses.iter().zip(&least).all(|(pause, least)| pause >= least), "{pauses:?}");
 }

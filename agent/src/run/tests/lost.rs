@@ -55,7 +55,7 @@ async fn cuts_in_the_middle_of_a_transfer_lose_and_double_no_byte() {
     for seed in 1..=4_u32 {
         let (up, down) = (known(700_000, seed), known(900_000, seed + 100));
         // Somewhere in what passes, seeded.
-        let cuts: Vec<usize> = known(5, seed + 7).iter().map(|n| usize::from(*n) * 1_100).collect();
+        let cuts: Vec<usize> = known(3, seed + 7).iter().map(|n| usize::from(*n) * 1_100).collect();
         let mut office = Office::new();
         let desk = Desk::sending(down.clone());
         let gateway = office.desk(&desk, cuts.clone());
