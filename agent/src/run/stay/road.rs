@@ -41,6 +41,10 @@ const CUT_PATIENCE: Duration = Duration::from_secs(1);
 /// the person is told.
 const ENTRY_PATIENCE: Duration = Duration::from_millis(500);
 
+/// How long the desktop may take to be shown from its beginning before the person is told:
+/// longer than a gateway needs to dial it.
+const FRESH_PATIENCE: Duration = Duration::from_secs(3);
+
 /// The way to the gateway.
 pub(super) struct Road<'a> {
     agent: &'a Agent,
@@ -173,7 +177,7 @@ impl<'a> Road<'a> {
         };
         let Some(Control { say, hear, .. }) = link else {
             let untold = self.outage.filter(|outage| !outage.is_told);
-            let told_at = untold.map(|outage| outage.since + ENTRY_PATIENCE);
+            let told_at = untold.map(Outage::tells_at);
             return tokio::select! {
                 back = back => Turn::Back(back),
                 crossed = crossed => Turn::Crossed(crossed),
@@ -280,7 +284,7 @@ impl<'a> Road<'a> {
             return;
         }
         if let Some(Control { connection, .. }) = &self.link {
-            let fresh = Outage { since: at, is_told: false, has_moved: true };
+            let fresh = Outage::new(at, ENTRY_PATIENCE);
             self.outage.get_or_insert(fresh).has_moved = true;
             self.pulse.moved(connection.heard(), connection.rtt(), Instant::now());
             connection.probe();
@@ -302,6 +306,7 @@ impl<'a> Road<'a> {
     pub(super) fn begin_again(&mut self) {
         self.close();
         self.claim.lost();
+        self.outage = Some(Outage::new(Instant::now(), FRESH_PATIENCE));
         self.come_back(Wish::Fresh);
     }
 

@@ -85,3 +85,31 @@ async fn the_same_redirections_are_nothing_to_a_viewer() {
     assert_eq!(links(&report, "attached"), 1);
     assert!(matches!(report.last(), Event::Ended { code: Code::IdleLimit }));
 }
+
+#[tokio::test]
+async fn who_does_not_get_in_after_other_redirections_is_told_of_an_outage() {
+    let mut office = Office::new();
+    let gateway = office.gateway(|number, mut peer: Peer| async move {
+        let attach = peer.attach().await?;
+        if number == 0 {
+            let (mut send, _recv) = peer.carry(attach.link).await?;
+            let _ = send.write_chunk(bytes::Bytes::from_static(b"x")).await;
+            let policy = GatewayMessage::Policy { policy: LESS, input_every_ms: None };
+            peer.say(&policy).await?;
+        }
+        // The next one is never answered.
+        peer.connection.closed().await;
+        Ok(())
+    });
+    let broker = admitting(&mut office, &answer(vec![gateway]));
+    let agent = office.agent();
+    let stop = CancellationToken::new();
+    let run = to(broker, Viewer::Nothing);
+    let report = beside(&agent, run, &stop, async |mut watch: Receiver<Event>| {
+        comes(&mut watch, "link_lost").await;
+        stop.cancel();
+    })
+    .await;
+    assert_eq!(report.code, Code::Disconnected);
+    assert_eq!(links(&report, "link_lost"), 1);
+}

@@ -3,8 +3,8 @@
 use tegata_proto::session::Mode;
 use tokio::time::Instant;
 
-use super::Road;
 use super::outage::{Outage, since};
+use super::{ENTRY_PATIENCE, Road};
 use crate::claim::received;
 use crate::comeback::Wish;
 use crate::link::Transport;
@@ -61,7 +61,7 @@ impl Road<'_> {
         let is_bound = self.is_bound();
         if is_bound {
             // A gateway ends one link before it lets the next one in.
-            let fresh = Outage { since: Instant::now(), is_told: false, has_moved: false };
+            let fresh = Outage::new(Instant::now(), ENTRY_PATIENCE);
             self.outage.get_or_insert(fresh);
         } else {
             self.stands_still(person);
