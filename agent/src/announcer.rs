@@ -7,8 +7,8 @@
 
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::thread::{self, JoinHandle};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -16,6 +16,7 @@ use tegata_proto::code::Code;
 use tegata_proto::id::PoolName;
 use tegata_proto::login::PoolOffer;
 
+use crate::errand::Errands;
 use crate::progress::{Event, Person};
 use crate::words::{self, Language, Phrase};
 
@@ -29,17 +30,14 @@ const LOOK: Duration = Duration::from_millis(10);
 /// Notices that may wait until the command has started; the oldest are shown.
 const WAITING_MAX: usize = 4;
 
+/// How long the last notices may take until they are shown.
+const SHOWN_WITHIN: Duration = Duration::from_secs(5);
+
 /// A person who is also shown notices.
 pub struct Announced<P> {
     person: P,
-    announcer: Option<Announcer>,
+    announcer: Option<Errands<Announcement>>,
     language: Language,
-}
-
-/// Runs the command.
-struct Announcer {
-    tell: SyncSender<Announcement>,
-    thread: JoinHandle<()>,
 }
 
 struct Announcement {
@@ -50,16 +48,20 @@ struct Announcement {
 impl<P: Person> Announced<P> {
     /// Shows notices to a person by this command; none where there is none.
     pub fn new(person: P, command: Option<Vec<String>>, language: Language) -> Self {
-        Self { person, announcer: command.and_then(Announcer::start), language }
+        let started = command.and_then(|command| {
+            let shown =
+                Errands::start("notices", WAITING_MAX, move |told| show_all(&command, told));
+            shown.inspect_err(|error| tracing::warn!(%error, "No notice is shown")).ok()
+        });
+        Self { person, announcer: started, language }
     }
 
     /// Waits until the last notice is being shown.
     pub fn finish(self) {
-        if let Some(Announcer { tell, thread }) = self.announcer {
-            drop(tell);
-            if thread.join().is_err() {
-                tracing::warn!("Notices were not shown to the end");
-            }
+        if let Some(announcer) = self.announcer
+            && !announcer.finish(SHOWN_WITHIN)
+        {
+            tracing::warn!("Notices were not shown to the end");
         }
     }
 }
@@ -70,7 +72,7 @@ impl<P: Person> Person for Announced<P> {
         if let (Some(announcer), Some(notice)) =
             (&self.announcer, announcement(event, self.language))
             // One that does not fit has been told by the line above.
-            && announcer.tell.try_send(notice).is_err()
+            && !announcer.leave(notice)
         {
             tracing::warn!("A notice was not shown");
         }
@@ -104,16 +106,6 @@ fn announcement(event: &Event, language: Language) -> Option<Announcement> {
     };
     let harmless = |text: &str| text.chars().filter(|c| !c.is_control()).collect::<String>();
     Some(Announcement { code: harmless(code), text: harmless(&text) })
-}
-
-impl Announcer {
-    fn start(command: Vec<String>) -> Option<Self> {
-        let (tell, told) = sync_channel(WAITING_MAX);
-        let thread = thread::Builder::new().name("notices".into());
-        let started = thread.spawn(move || show_all(&command, &told));
-        let thread = started.inspect_err(|error| tracing::warn!(%error, "No notice is shown"));
-        Some(Self { tell, thread: thread.ok()? })
-    }
 }
 
 /// Shows one notice after the other.

@@ -19,6 +19,7 @@ mod claim;
 pub mod comeback;
 pub mod config;
 pub mod doctor;
+mod errand;
 pub mod identity;
 mod input;
 pub mod link;

@@ -16,7 +16,7 @@ use tegata_agent::doctor::{self, Examination, Report as _, Told};
 use tegata_agent::login::VERSION;
 use tegata_agent::memory;
 use tegata_agent::password;
-use tegata_agent::progress::{Event, Json, Person, Plain};
+use tegata_agent::progress::{Event, Json, Lines, Person, Plain};
 use tegata_agent::run::Run;
 use tegata_agent::words::{Language, Phrase};
 use tegata_agent::{Agent, Authority, Wishes};
@@ -97,10 +97,19 @@ fn login(arguments: LoginArguments, start: Instant) -> ExitCode {
         }
     };
     let language = plan.language;
-    let code = match progress {
-        Progress::Plain => carry_out(plan, Plain::new(io::stdout(), language)),
-        Progress::Json => carry_out(plan, Json::new(io::stdout(), start)),
+    // Whoever reads them may stop, and the desktop goes on.
+    let mut lines = match Lines::to(io::stdout()) {
+        Ok(lines) => lines,
+        Err(error) => {
+            eprintln!("tegata-agent: {error}");
+            return Code::Internal.exit().into();
+        }
     };
+    let code = match progress {
+        Progress::Plain => carry_out(plan, Plain::new(&mut lines, language)),
+        Progress::Json => carry_out(plan, Json::new(&mut lines, start)),
+    };
+    lines.finish();
     code.exit().into()
 }
 

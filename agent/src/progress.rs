@@ -1,6 +1,8 @@
 //! What happens, told to a person or to a program: events, and the two front
 //! ends that write them.
 
+mod lines;
+
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal as _, Write};
 use std::net::SocketAddr;
@@ -13,6 +15,8 @@ use tegata_proto::login::{OfferState, PoolOffer};
 
 use crate::link::Transport;
 use crate::words::{Language, Phrase};
+
+pub use lines::Lines;
 
 /// Something that happened on the way to the desktop, or on it.
 ///
