@@ -1,5 +1,6 @@
 //! Paths that are as bad as they are told to be: every byte of a session arrives all the same.
 
+use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::process::{Command, Stdio};
@@ -51,8 +52,11 @@ const NOTORIOUS: [u64; 2] = [96, 1_928_099_138_370_057_671];
 
 /// How many attaches meet a path that brings nothing back, and how long after one another: from
 /// their handshake, over the answer to the attach, to the desktop's first bytes.
-const LOST_ANSWERS: u64 = 6;
+const LOST_ANSWERS: u32 = 6;
 const LOST_EVERY: Duration = Duration::from_millis(80);
+
+/// Moments between the handshake's answer and that to the attach, in milliseconds.
+const BETWEEN: [u64; 3] = [200, 250, 300];
 
 /// How long nothing comes back: longer than an answer is waited for.
 const LOST_FOR: Duration = Duration::from_secs(20);
@@ -80,11 +84,18 @@ impl BadPath {
 
     /// Sato attaches while nothing comes back by UDP, from so long after the ticket on. Tells
     /// whether the answer was lost for good: the ticket was used, and the grant opened the link.
-    fn loses_answers(&self, after: Duration) -> Result<bool> {
+    ///
+    /// Where the broker dies, it does so once it has used the ticket up, and is started again.
+    fn loses_answers(&mut self, after: Duration, dies: bool) -> Result<bool> {
         let _tcp = Wire::between(self.relay.address().port(), self.office.site.listen().port())?;
         self.relay.set(Schedule::steady(LONG_WAY))?;
         let door = self.relay.address().to_string();
-        let mut sato = self.office.site.device("sato", PASSWORD).server(&door).start()?;
+        // A viewer that types one word, and may be started again.
+        let script = self.office.site.scratch().join("viewer");
+        fs::write(&script, "echo typed >&3\nexec cat <&3 >/dev/null\n")?;
+        let viewer = format!("sh {}", script.display());
+        let device = self.office.site.device("sato", PASSWORD).server(&door);
+        let mut sato = device.exec(&viewer).start()?;
         sato.event("ticket")?;
         let begins = u64::try_from(after.as_millis())?.max(1);
         let ends = begins + u64::try_from(LOST_FOR.as_millis())?;
@@ -94,18 +105,26 @@ impl BadPath {
         };
         let steps = vec![step(0, false), step(begins, true), step(ends, false)];
         self.relay.set(Schedule::new(steps)?)?;
-        let mut desktop = sato.desktop()?;
-        echo(&mut desktop, "here").with_context(|| sato.log())?;
-        let told = ["authenticated", "attached"].map(|event| count(&sato, event));
-        assert_eq!(told, [1, 1], "no password asked again: {}", sato.log());
-        let sessions = self.office.site.api()?.sessions()?;
-        assert_eq!((sessions.len(), &sessions[0]["state"]), (1, &"active".into()), "{sessions:?}");
-        assert_eq!(redeemed(&self.office.site)?, 1, "the ticket was used once");
+        let is_used = || Ok((redeemed(&self.office.site)? == 1).then_some(()));
+        wait::until("the ticket to be used", is_used).with_context(|| sato.log())?;
+        if dies {
+            self.office.site.kill()?;
+            self.office.site.start()?;
+            self.relay.set(Schedule::steady(LONG_WAY))?;
+        }
         let attached = sato.event("attached")?;
+        sato.event("first_byte")?;
+        let sessions = wait::until("Sato to be at work", || {
+            let sessions = self.office.site.api()?.sessions()?;
+            Ok(sessions.iter().any(|session| session["state"] == "active").then_some(sessions))
+        })
+        .with_context(|| sato.log())?;
+        assert_eq!(sessions.len(), 1, "{sessions:?}");
+        assert_eq!(count(&sato, "authenticated"), 1, "no password asked again: {}", sato.log());
+        assert_eq!(redeemed(&self.office.site)?, 1, "the ticket was used once");
         let (link, by) = (&attached["link"], &attached["transport"]);
         println!("{}", serde_json::json!({ "dark_after_ms": begins, "link": link, "by": by }));
-        drop(desktop);
-        assert_eq!(sato.exit()?, 50, "{}", sato.log());
+        assert_eq!(sato.leave()?, Some(50), "{}", sato.log());
         // Two with the ticket, at least.
         Ok(link.as_u64().is_some_and(|link| link > 2))
     }
@@ -202,17 +221,30 @@ fn a_session_carries_every_byte_through_every_fault_of_its_path() -> Result<()> 
 
 #[test]
 fn an_answer_that_is_lost_while_sato_attaches_costs_no_second_login() -> Result<()> {
-    let paths: Vec<_> = (0..LOST_ANSWERS).map(BadPath::open).collect::<Result<_>>()?;
+    let moments: Vec<_> = (0..LOST_ANSWERS).map(|n| LOST_EVERY * n).collect();
+    answers_are_lost(&moments, false)
+}
+
+#[test]
+fn a_broker_that_dies_with_its_answer_to_an_attach_costs_no_second_login() -> Result<()> {
+    answers_are_lost(&BETWEEN.map(Duration::from_millis), true)
+}
+
+/// Has Sato attach once for each moment, all at the same time.
+fn answers_are_lost(moments: &[Duration], dies: bool) -> Result<()> {
+    let mut paths: Vec<_> =
+        (0..).zip(moments).map(|(n, _)| BadPath::open(n)).collect::<Result<_>>()?;
     let lost = thread::scope(|scope| {
-        let attaching = |n| move |path: &BadPath| path.loses_answers(LOST_EVERY * n);
-        let paths = (0..).zip(&paths).map(|(n, path)| scope.spawn(move || attaching(n)(path)));
-        let paths: Vec<_> = paths.collect();
-        paths.into_iter().try_fold(0, |lost, path| {
+        let attaching = paths.iter_mut().zip(moments);
+        let attaching: Vec<_> = attaching
+            .map(|(path, after)| scope.spawn(move || path.loses_answers(*after, dies)))
+            .collect();
+        attaching.into_iter().try_fold(0, |lost, path| {
             let is_lost = path.join().map_err(|_| anyhow!("a path panicked"))??;
             anyhow::Ok(lost + usize::from(is_lost))
         })
     })?;
-    println!("{}", serde_json::json!({ "attaches": LOST_ANSWERS, "answers_lost": lost }));
+    println!("{}", serde_json::json!({ "attaches": moments.len(), "answers_lost": lost }));
     ensure!(lost > 0, "no answer was lost");
     Ok(())
 }
