@@ -29,6 +29,7 @@ use self::key::ApiKeys;
 use self::problem::Problem;
 use crate::flows::catalogue::Catalogue;
 use crate::flows::followup::Followups;
+use crate::flows::revocations::Revocations;
 use crate::ports::store::Actor;
 
 pub mod act;
@@ -50,6 +51,8 @@ pub struct Api {
     pub catalogue: Arc<Catalogue>,
     /// What is left to do after a commit; with the store and the clock.
     pub followups: Followups,
+    /// The logins under way, to be told whose sessions are ended.
+    pub revocations: Arc<Revocations>,
     /// How what changes something is run.
     pub acts: Acts,
     /// Whose requests are answered.

@@ -48,6 +48,7 @@ use crate::flows::login::LoginDesk;
 use crate::flows::redeem::RedeemDesk;
 use crate::flows::refusals::Refusals;
 use crate::flows::returns::Returns;
+use crate::flows::revocations::Revocations;
 use crate::flows::sign_in::{Gauges, SignIn};
 use crate::flows::tokens::Tokens;
 use crate::flows::waiting::WaitingRooms;
@@ -194,6 +195,7 @@ impl App {
             sessions,
             metrics: gateway_metrics,
         };
+        let revocations = Arc::new(Revocations::default());
         let login = LoginDesk {
             sign_in: sign_in(&mut registry, config.realms, &store, &clock, &metrics)?,
             assignments: Assignments {
@@ -208,6 +210,7 @@ impl App {
             classes,
             sources: config.sources,
             refusals: Arc::clone(&refusals),
+            revocations: Arc::clone(&revocations),
             returns,
             minimum_agent: config.minimum_agent,
         };
@@ -215,6 +218,7 @@ impl App {
         let api = Api {
             catalogue: Arc::clone(&catalogue),
             followups: followups.clone(),
+            revocations,
             acts: Acts::new(tasks.clone()),
             keys: config.api_keys,
             site: config.site,

@@ -10,6 +10,7 @@ pub mod login;
 pub mod redeem;
 pub mod refusals;
 pub mod returns;
+pub mod revocations;
 pub mod sign_in;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -184,6 +184,40 @@ fn a_terminated_session_is_over_on_both_sides_and_says_when_its_last_byte_was() 
 }
 
 #[test]
+fn who_is_revoked_while_they_wait_for_a_desktop_gets_none() -> Result<()> {
+    let desktops = [FakeDesktop::echo(b"")?, FakeDesktop::echo(b"")?];
+    let addresses = [desktops[0].address(), desktops[1].address()];
+    let staff = ["sato", "tanaka", "suzuki"];
+    let site = Site::builder()
+        .people(&staff.map(|name| (name, PASSWORD, &["keiri"][..])))?
+        .pool(pool("keiri", "keiri", &addresses))
+        .start()?;
+    let api = site.api()?;
+    api.wait_for_desktops("keiri", "ready", 2)?;
+    // Who somebody is, is known once they have been here. Their desktop is nobody else's then.
+    let mut sato = site.login("sato", PASSWORD)?;
+    sato.event("attached")?;
+    let user = api.sessions()?[0]["user"].clone();
+    let all = "/v1/sessions/actions/terminate-all";
+    api.post(all, &json!({"user": user}))?;
+    assert_eq!(sato.exit()?, 53, "{}", sato.log());
+
+    let tanaka = site.login("tanaka", PASSWORD)?;
+    let mut tanakas = tanaka.desktop()?;
+    echo(&mut tanakas, "working")?;
+    let mut sato = site.login("sato", PASSWORD)?;
+    sato.event("queued")?;
+    let suzuki = site.login("suzuki", PASSWORD)?;
+    suzuki.event("queued")?;
+    let answer = api.post(all, &json!({"user": user}))?;
+    assert_eq!(answer.body["items"], json!([]), "there is no session yet");
+    assert_eq!(sato.exit()?, 53, "{}", sato.log());
+    assert!(suzuki.is_running(), "it is not about them: {}", suzuki.log());
+    echo(&mut tanakas, "still working")?;
+    Ok(())
+}
+
+#[test]
 fn metrics_tell_of_logins_desktops_and_sessions() -> Result<()> {
     let desktop = FakeDesktop::echo(b"")?;
     let site = Site::builder()

@@ -174,8 +174,12 @@ pub(super) async fn terminate_all(
     if user.is_some() == everyone {
         return Err(Problem::malformed("it is either of a user or everyone: true"));
     }
-    let followups = api.followups.clone();
-    let items = api.acts.run(async move { all_of(&followups, user, &actor).await }).await??;
+    let (followups, revocations) = (api.followups.clone(), Arc::clone(&api.revocations));
+    let act = async move {
+        revocations.tell(user.clone());
+        all_of(&followups, user, &actor).await
+    };
+    let items = api.acts.run(act).await??;
     Ok(Json(Outcomes { items }).into_response())
 }
 

@@ -20,6 +20,7 @@ fn api(office: &Office<Folder>) -> Arc<Api> {
     let followups = followups(office);
     Arc::new(Api {
         catalogue: Arc::new(Catalogue::new(office.store())),
+        revocations: Arc::default(),
         acts: Acts::new(followups.tasks.clone()),
         followups,
         keys: ApiKeys::default(),

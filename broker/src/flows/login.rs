@@ -37,6 +37,7 @@ use crate::flows::assignment::{Applicant, Assignments};
 use crate::flows::catalogue::Catalogue;
 use crate::flows::refusals::{Door, Refusals};
 use crate::flows::returns::Returns;
+use crate::flows::revocations::Revocations;
 use crate::flows::sign_in::{Denied, SignIn, SourceRules, Visitor};
 use crate::flows::waiting::Queued;
 use crate::metrics::Phase;
@@ -78,6 +79,8 @@ pub struct LoginDesk {
     pub sources: SourceRules,
     /// The audit trail of refusals.
     pub refusals: Arc<Refusals>,
+    /// Who may not go on.
+    pub revocations: Arc<Revocations>,
     /// Who goes first.
     pub returns: Arc<Returns>,
     /// The oldest agent that may log in.
@@ -302,10 +305,16 @@ impl LoginDesk {
             tell.send_replace(Some(queued));
         };
         let visitor = Visitor { source, limits };
+        let mut revoked = self.revocations.listen();
         let signing_in = self.sign_in.authenticate(password, visitor, &tell);
         let person = talk.tell_while(&mut told, signing_in).await?;
         let password_at = self.assignments.clock.now();
-        let pool = self.choose(talk, &person, class).await?;
+        let user = person.user.clone();
+        let pool = tokio::select! {
+            biased;
+            () = revoked.of(&user) => return Err(Code::EndedByAdministrator.into()),
+            pool = self.choose(talk, &person, class) => pool?,
+        };
         let applicant = Applicant {
             pool,
             person,
@@ -321,11 +330,17 @@ impl LoginDesk {
             tokio::select! {
                 biased;
                 _ = link.connection.closed() => Err(Stopped::Gone),
+                () = revoked.of(&user) => Err(Code::EndedByAdministrator.into()),
                 outcome = self.assignments.assign(&applicant, &tell) => Ok(outcome?),
             }
         };
         let (sid, assigned) = talk.tell_while(&mut told, assigning).await?;
         talk.say(&BrokerMessage::Progress { phase: Step::Assigned, expected_ms: None }).await?;
+        // What was stored too late to be found among the sessions that were ended gets no
+        // ticket, and lapses by itself.
+        if revoked.has_come(&user) {
+            return Err(Code::EndedByAdministrator.into());
+        }
         let answer = self.assignments.ticket(&applicant, sid, &assigned)?;
         talk.say(&BrokerMessage::Ticket(Box::new(answer))).await?;
         self.assignments.metrics.phase(Phase::Login, began.elapsed());
