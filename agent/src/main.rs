@@ -1,5 +1,6 @@
 //! `tegata-agent`: logs a person in and shows their desktop.
 
+use std::fmt::Display;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -45,7 +46,9 @@ fn main() -> ExitCode {
     let start = Instant::now();
     memory::keep_private();
     let filter = EnvFilter::try_from_env(LOG).unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+    // What cannot be written is lost: telling of that panics where nobody reads.
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    log.log_internal_errors(false).init();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -61,6 +64,11 @@ fn main() -> ExitCode {
         Command::Login(arguments) => login(*arguments, start),
         Command::Doctor(arguments) => doctor(arguments),
     }
+}
+
+/// Says what is wrong, to whoever still reads it.
+fn complain(text: impl Display) {
+    let _ = writeln!(io::stderr(), "tegata-agent: {text}");
 }
 
 /// Reads a configuration file, where one is named.
@@ -84,7 +92,7 @@ fn login(arguments: LoginArguments, start: Instant) -> ExitCode {
     let config = match configuration(arguments.broker.config.as_ref()) {
         Ok(config) => config,
         Err(error) => {
-            eprintln!("tegata-agent: {error:#}");
+            complain(format_args!("{error:#}"));
             return EX_CONFIG.into();
         }
     };
@@ -92,7 +100,7 @@ fn login(arguments: LoginArguments, start: Instant) -> ExitCode {
     let plan = match arguments.plan(config, &locale()) {
         Ok(plan) => plan,
         Err(error) => {
-            eprintln!("tegata-agent: {error}");
+            complain(error);
             return Code::Configuration.exit().into();
         }
     };
@@ -101,7 +109,7 @@ fn login(arguments: LoginArguments, start: Instant) -> ExitCode {
     let mut lines = match Lines::to(io::stdout()) {
         Ok(lines) => lines,
         Err(error) => {
-            eprintln!("tegata-agent: {error}");
+            complain(error);
             return Code::Internal.exit().into();
         }
     };
@@ -160,7 +168,7 @@ fn prepare(plan: Plan) -> Result<(Runtime, Agent, Run), (Code, anyhow::Error)> {
             let read = password::from_file(path).map_err(|error| unusable(error.into()))?;
             if read.is_exposed {
                 let path = path.display().to_string();
-                eprintln!("tegata-agent: {}", Phrase::ExposedFile.with(plan.language, &path));
+                complain(Phrase::ExposedFile.with(plan.language, &path));
             }
             read.password
         }
@@ -184,7 +192,7 @@ fn doctor(arguments: BrokerArguments) -> ExitCode {
     let mut config = match configuration(arguments.config.as_ref()) {
         Ok(config) => config,
         Err(error) => {
-            eprintln!("tegata-agent: {error:#}");
+            complain(format_args!("{error:#}"));
             return EX_CONFIG.into();
         }
     };
@@ -193,7 +201,7 @@ fn doctor(arguments: BrokerArguments) -> ExitCode {
     let ca = arguments.ca.or(config.ca.take());
     let (Some(ca), Some(examination)) = (ca, Examination::new(arguments.server, config)) else {
         let missing = "name a server and a CA file, here or in the configuration";
-        eprintln!("tegata-agent: {missing}");
+        complain(missing);
         return Code::Configuration.exit().into();
     };
     let is_json = arguments.progress == Progress::Json;
@@ -215,7 +223,7 @@ fn doctor(arguments: BrokerArguments) -> ExitCode {
         Ok(())
     });
     if let Err(error) = examined {
-        eprintln!("tegata-agent: {error}");
+        complain(error);
         return Code::Internal.exit().into();
     }
     report.failure().map_or(ExitCode::SUCCESS, |code| code.exit().into())

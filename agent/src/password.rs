@@ -85,8 +85,9 @@ pub fn name_from_terminal(language: Language) -> Result<String, PasswordError> {
     if !io::stdin().is_terminal() {
         return Err(PasswordError::NoTerminal(io::ErrorKind::NotConnected.into()));
     }
-    eprint!("{}", Phrase::AskName.with(language, ""));
-    let _ = io::stderr().flush();
+    let mut terminal = io::stderr();
+    let prompt = Phrase::AskName.with(language, "");
+    let _ = write!(terminal, "{prompt}").and_then(|()| terminal.flush());
     let mut name = String::new();
     io::stdin().read_line(&mut name).map_err(PasswordError::NoTerminal)?;
     Ok(name.trim_end_matches(['\n', '\r']).to_owned())

@@ -82,3 +82,15 @@ fn progress_that_is_read_ends_with_the_error() {
         serde_json::from_str(text.lines().last().expect("a line")).expect("JSON");
     assert_eq!((&last["event"], &last["code"]), (&"error".into(), &"unreachable".into()));
 }
+
+#[test]
+fn nobody_who_reads_its_log_is_no_reason_to_die() {
+    let (folder, mut command) = login();
+    let (reader, writer) = io::pipe().expect("a pipe");
+    drop(reader);
+    // It warns of a password that others can read, and logs every step.
+    let password = folder.path().join("password");
+    fs::set_permissions(&password, Permissions::from_mode(0o644)).expect("our own");
+    let agent = command.stderr(writer).env("TEGATA_LOG", "trace").spawn().expect("it is built");
+    assert_eq!(exit(agent), Some(UNREACHABLE));
+}

@@ -62,6 +62,8 @@ pub fn install(format: Format, filter: &Filter) -> Result<(), AlreadyInstalled> 
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter.events())
         .with_ansi(false)
+        // What cannot be written is lost: telling of that panics where nobody reads.
+        .log_internal_errors(false)
         .with_writer(OneLine(io::stderr));
     match format {
         Format::Plain => subscriber.try_init(),
@@ -123,6 +125,7 @@ fn is_harmless(character: char) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::process::{Command, Stdio};
     use std::sync::{Arc, Mutex};
 
     use super::*;
@@ -184,5 +187,28 @@ mod tests {
         let event: serde_json::Value = serde_json::from_str(&logged(Format::Json)).unwrap();
         assert_eq!(event["fields"]["shown"], NASTY);
         assert_eq!(event["span"]["user"], NASTY);
+    }
+
+    /// Names the variable that makes of the test the process that it looks at.
+    const UNREAD: &str = "TEGATA_TEST_UNREAD";
+
+    #[test]
+    fn nobody_who_reads_the_log_is_no_reason_to_panic() {
+        if std::env::var_os(UNREAD).is_some() {
+            install(Format::Json, &Filter::new("info").unwrap()).unwrap();
+            tracing::error!("Nobody reads this");
+            return;
+        }
+        let (reader, writer) = io::pipe().unwrap();
+        drop(reader);
+        let name = "telemetry::tests::nobody_who_reads_the_log_is_no_reason_to_panic";
+        let status = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", name, "--nocapture"])
+            .env(UNREAD, "1")
+            .stdout(Stdio::null())
+            .stderr(writer)
+            .status()
+            .unwrap();
+        assert!(status.success(), "{status}");
     }
 }
