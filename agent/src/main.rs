@@ -89,18 +89,18 @@ fn locale() -> String {
 }
 
 fn login(arguments: LoginArguments, start: Instant) -> ExitCode {
+    let progress = arguments.broker.progress;
     let config = match configuration(arguments.broker.config.as_ref()) {
         Ok(config) => config,
         Err(error) => {
-            complain(format_args!("{error:#}"));
+            unusable(progress, start, format!("{error:#}"));
             return EX_CONFIG.into();
         }
     };
-    let progress = arguments.broker.progress;
     let plan = match arguments.plan(config, &locale()) {
         Ok(plan) => plan,
         Err(error) => {
-            complain(error);
+            unusable(progress, start, error.to_string());
             return Code::Configuration.exit().into();
         }
     };
@@ -119,6 +119,16 @@ fn login(arguments: LoginArguments, start: Instant) -> ExitCode {
     };
     lines.finish();
     code.exit().into()
+}
+
+/// Says why a run does not begin; to a program as the one event that it has.
+fn unusable(progress: Progress, start: Instant, detail: String) {
+    complain(&detail);
+    if progress == Progress::Json {
+        let (code, detail) = (Code::Configuration, Some(detail));
+        let event = Event::Error { code, retry_after_ms: None, clock_suspect: false, detail };
+        Json::new(io::stdout(), start).tell(&event);
+    }
 }
 
 fn carry_out<P: Person>(mut plan: Plan, person: P) -> Code {

@@ -11,8 +11,8 @@ use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::words::{Language, Phrase};
 
-/// Longest password file, in bytes: a password and a line end.
-const FILE_MAX: usize = PASSWORD_MAX + 2;
+/// Longest first line of a password file, in bytes: a password and a line end.
+const LINE_MAX: usize = PASSWORD_MAX + 2;
 
 /// Permission bits that let somebody else read a file.
 const READABLE_BY_OTHERS: u32 = 0o077;
@@ -23,10 +23,10 @@ pub enum PasswordError {
     /// The file cannot be read.
     #[error("the password file cannot be read")]
     Unreadable(#[source] io::Error),
-    /// The file is longer than a password and a line end.
-    #[error("the password file is longer than a password")]
+    /// The file's first line is longer than a password.
+    #[error("the password file's first line is longer than a password")]
     TooLong,
-    /// The file is not UTF-8.
+    /// The file's first line is not UTF-8.
     #[error("the password file is not UTF-8")]
     NotText,
     /// Nobody can be asked.
@@ -37,29 +37,30 @@ pub enum PasswordError {
 /// A password out of a file.
 #[derive(Debug)]
 pub struct FromFile {
-    /// The first and only line, without its end.
+    /// The first line, without its end.
     pub password: Secret,
     /// Whether others can read the file too.
     pub is_exposed: bool,
 }
 
-/// Reads a password from a file of one line.
+/// Reads a password from the first line of a file.
 ///
 /// # Errors
 ///
-/// Refuses a file that cannot be read, is too long or is not UTF-8.
+/// Refuses a file that cannot be read, and a line that is too long or is not UTF-8.
 pub fn from_file(path: &Path) -> Result<FromFile, PasswordError> {
     let file = File::open(path).map_err(PasswordError::Unreadable)?;
     let mode = file.metadata().map_err(PasswordError::Unreadable)?.mode();
     // One byte more tells whether there is more; the buffer never moves.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(FILE_MAX + 1));
-    let limit = FILE_MAX as u64 + 1;
+    let mut bytes = Zeroizing::new(Vec::with_capacity(LINE_MAX + 1));
+    let limit = LINE_MAX as u64 + 1;
     file.take(limit).read_to_end(&mut bytes).map_err(PasswordError::Unreadable)?;
-    if bytes.len() > FILE_MAX {
-        return Err(PasswordError::TooLong);
-    }
-    let text = std::str::from_utf8(&bytes).map_err(|_| PasswordError::NotText)?;
-    let line = text.strip_suffix('\n').map_or(text, |line| line.strip_suffix('\r').unwrap_or(line));
+    let line = match bytes.iter().position(|byte| *byte == b'\n') {
+        Some(end) => bytes[..end].strip_suffix(b"\r").unwrap_or(&bytes[..end]),
+        None if bytes.len() > LINE_MAX => return Err(PasswordError::TooLong),
+        None => &bytes,
+    };
+    let line = std::str::from_utf8(line).map_err(|_| PasswordError::NotText)?;
     Ok(FromFile { password: Secret::new(line), is_exposed: mode & READABLE_BY_OTHERS != 0 })
 }
 
@@ -107,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn the_line_end_is_no_part_of_the_password() {
+    fn neither_the_line_end_nor_what_follows_is_part_of_the_password() {
         for (bytes, password) in [
             (&b"hunter2\n"[..], "hunter2"),
             (b"hunter2", "hunter2"),
@@ -115,6 +116,9 @@ mod tests {
             (b" hunter2 \n", " hunter2 "),
             (b"\n", ""),
             ("合言葉\n".as_bytes(), "合言葉"),
+            (b"hunter2\n\n", "hunter2"),
+            (b"hunter2\r\nfor the test desktop\n", "hunter2"),
+            (b"hunter2\n\xff", "hunter2"),
         ] {
             let read = read(bytes, 0o600).expect("readable");
             assert_eq!((read.password.expose(), read.is_exposed), (password, false));
@@ -129,7 +133,7 @@ mod tests {
 
     #[test]
     fn a_file_that_holds_no_password_is_refused() {
-        let long = vec![b'a'; FILE_MAX + 1];
+        let long = vec![b'a'; LINE_MAX + 1];
         assert!(matches!(read(&long, 0o600), Err(PasswordError::TooLong)));
         assert!(matches!(read(b"\xff\n", 0o600), Err(PasswordError::NotText)));
         let missing = from_file(Path::new("/nonexistent"));

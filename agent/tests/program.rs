@@ -78,9 +78,34 @@ fn progress_that_is_read_ends_with_the_error() {
     let mut lines = agent.stdout.take().expect("a pipe");
     lines.read_to_string(&mut text).expect("UTF-8");
     assert_eq!(exit(agent), Some(UNREACHABLE));
-    let last: serde_json::Value =
-        serde_json::from_str(text.lines().last().expect("a line")).expect("JSON");
-    assert_eq!((&last["event"], &last["code"]), (&"error".into(), &"unreachable".into()));
+    assert_eq!(last_word(&text), ("error".into(), "unreachable".into()));
+}
+
+/// Returns the last event, and its code.
+fn last_word(text: &str) -> (String, String) {
+    let last = text.lines().last().expect("a line");
+    let last: serde_json::Value = serde_json::from_str(last).expect("JSON");
+    let text = |key: &str| last[key].as_str().expect("a text").to_owned();
+    (text("event"), text("code"))
+}
+
+#[test]
+fn a_run_that_cannot_begin_ends_with_the_error_too() {
+    for (config, server, number) in [("colour = 1", "a:1", 78), ("", "", 10)] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("agent.toml");
+        fs::write(&file, config).expect("room");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tegata-agent"));
+        command.args(["login", "--progress", "json", "--config"]).arg(file);
+        if !server.is_empty() {
+            command.args(["--server", server]);
+        }
+        let output = command.stdin(Stdio::null()).output().expect("it is built");
+        let text = String::from_utf8(output.stdout).expect("UTF-8");
+        assert_eq!(output.status.code(), Some(number));
+        assert!(!output.stderr.is_empty(), "a person is told as well");
+        assert_eq!(last_word(&text), ("error".into(), "configuration".into()));
+    }
 }
 
 #[test]
