@@ -145,7 +145,15 @@ impl Agent {
                     Step::Say(message) => link::say(&mut say, &message, LIMIT_BEFORE).await?,
                     Step::Tell(event) => person.tell(&event),
                     Step::Ask(pools) => {
-                        let choice = login.chosen(person.choose(&pools).await)?;
+                        let chosen = tokio::select! {
+                            chosen = person.choose(&pools) => chosen,
+                            // Before the choice a broker says nothing but why it ends.
+                            said = hear.next::<BrokerMessage>(limit) => {
+                                login.heard(said?)?;
+                                None
+                            }
+                        };
+                        let choice = login.chosen(chosen)?;
                         link::say(&mut say, &choice, LIMIT_BEFORE).await?;
                     }
                     Step::Done(answer) => return Ok(*answer),

@@ -17,6 +17,7 @@ mod ends;
 mod limits;
 mod lost;
 mod path;
+mod person;
 mod place;
 mod tcp;
 
