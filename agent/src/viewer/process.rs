@@ -15,6 +15,7 @@ use std::time::Duration;
 use command_fds::{CommandFdExt as _, FdMapping};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Pid, Signal, kill_process_group};
 use tegata_proto::code::Code;
 use tegata_proto::policy::Security;
 use tokio::io::AsyncReadExt as _;
@@ -52,6 +53,25 @@ enum Kind {
     Exec { command: Vec<String> },
 }
 
+/// A program that was started, and ends with this; where it leads a process group, with
+/// all that it has started.
+struct Program {
+    child: Child,
+    leads_group: bool,
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // One that was waited for has no number any more: what it left goes its own way.
+        let pid = self.child.id().filter(|_| self.leads_group);
+        let pid = pid.and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
+        if let Some(pid) = pid {
+            // Fails where all of it has ended.
+            let _ = kill_process_group(pid, Signal::KILL);
+        }
+    }
+}
+
 impl Process {
     pub(super) fn freerdp(options: freerdp::Options) -> Result<Self, ViewerError> {
         let (program, grammar) = freerdp::find().ok_or(ViewerError::NotInstalled)?;
@@ -74,14 +94,14 @@ impl Process {
         desktop: DesktopStream<'_>,
         scene: Scene,
     ) -> Result<Shown, ViewerError> {
-        let (mut child, socket) = self
+        let (mut program, socket) = self
             .start(&scene)
             .map_err(|source| ViewerError::Start { program: self.name(), source })?;
         // The program has read the secret's pipe or will; nobody else needs it.
         drop(scene);
-        let log = log(child.stderr.take());
+        let log = log(program.child.stderr.take());
         tokio::select! {
-            shown = self.watch(&mut child, desktop, socket) => Ok(shown),
+            shown = self.watch(&mut program.child, desktop, socket) => Ok(shown),
             never = log => match never {},
         }
     }
@@ -97,7 +117,7 @@ impl Process {
         let mut bytes = std::pin::pin!(desktop.splice(read, write));
         let (status, end) = tokio::select! {
             end = &mut bytes => match end {
-                // Not a byte more for it; the drop of `child` ends it.
+                // Not a byte more for it; the drop of the program ends it.
                 End::NotSecured(_) => return Shown::by(end),
                 End::Viewer | End::Desktop | End::Lost => {
                     (timeout(EXIT_WAIT, child.wait()).await.ok(), Some(end))
@@ -144,7 +164,7 @@ impl Process {
         }
     }
 
-    fn start(&self, scene: &Scene) -> io::Result<(Child, UnixStream)> {
+    fn start(&self, scene: &Scene) -> io::Result<(Program, UnixStream)> {
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
         let mut inherited = vec![FdMapping { parent_fd: theirs, child_fd: SOCKET_FD }];
@@ -178,7 +198,8 @@ impl Process {
                     words.split_first().ok_or(io::ErrorKind::InvalidInput)?;
                 let mut command = Command::new(program);
                 command.args(arguments).env("TEGATA_FD", SOCKET_FD.to_string());
-                command.stdin(Stdio::null());
+                // A script may have started the viewer, and both are to end together.
+                command.stdin(Stdio::null()).process_group(0);
                 // Standard output may be a line of JSON's.
                 command.stdout(Stdio::from(io::stderr().as_fd().try_clone_to_owned()?));
                 for (name, value) in environment(scene) {
@@ -199,11 +220,12 @@ impl Process {
         };
         command.fd_mappings(inherited).map_err(io::Error::other)?;
         let child = command.kill_on_drop(true).spawn()?;
+        let program = Program { child, leads_group: matches!(self.kind, Kind::Exec { .. }) };
         // The command holds our copies of what the program inherited.
         drop(command);
         let ours = StdUnixStream::from(ours);
         ours.set_nonblocking(true)?;
-        Ok((child, UnixStream::from_std(ours)?))
+        Ok((program, UnixStream::from_std(ours)?))
     }
 }
 

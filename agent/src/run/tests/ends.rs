@@ -220,3 +220,32 @@ async fn what_a_desktop_sent_before_its_end_arrives_over_a_slow_line() {
     let acknowledged = *acknowledged.lock().expect("no panic");
     assert!(acknowledged > 500_000, "the gateway hears how far it is: {acknowledged}");
 }
+
+#[tokio::test]
+async fn a_viewer_that_a_script_has_started_ends_with_the_script() {
+    let mut office = Office::new();
+    let gateway = echoing(&mut office, &Byes::default());
+    let broker = admitting(&mut office, &answer(vec![gateway]));
+    let agent = office.agent();
+    let stop = CancellationToken::new();
+    let (folder, viewer) =
+        script(r#"sleep 600 & echo $! >"$1/new" && mv "$1/new" "$1/pid"; wait; true"#);
+    let file = folder.path().join("pid");
+    let report = beside(&agent, to(broker, viewer), &stop, |_watch| async {
+        while !file.exists() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        stop.cancel();
+    })
+    .await;
+    assert_eq!(report.code, Code::Disconnected);
+    let pid = std::fs::read_to_string(file).expect("written");
+    soon(async {
+        let state = format!("/proc/{}/stat", pid.trim());
+        // Gone, or waiting to be collected.
+        while std::fs::read_to_string(&state).is_ok_and(|stat| !stat.contains(") Z ")) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+}
