@@ -4,6 +4,9 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -318,7 +321,7 @@ impl Drop for Asleep {
 }
 
 fn signal(process: u32, which: &str) -> Result<()> {
-    let done = std::process::Command::new("kill").args([which, &process.to_string()]).status()?;
+    let done = Command::new("kill").args([which, &process.to_string()]).status()?;
     ensure!(done.success(), "{which} was not taken");
     Ok(())
 }
@@ -429,4 +432,23 @@ fn a_lid_that_was_closed_in_the_office_opens_at_home_with_what_is_allowed_there(
     let resumed = told.iter().any(|event| event.contains("resumed"));
     assert!(!resumed, "the old redirections do not go on: {told:?}");
     Ok(())
+}
+
+#[test]
+fn the_command_for_notices_that_is_shipped_shows_a_window() -> Result<()> {
+    let screen = Screen::start(640, 480)?;
+    let tools = tempfile::tempdir()?;
+    let program = Path::new("/usr/bin/xmessage");
+    ensure!(program.exists(), "no xmessage; Debian: x11-utils");
+    symlink(program, tools.path().join("xmessage"))?;
+    let mut shown = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/notice"))
+        .env("PATH", tools.path())
+        .env("DISPLAY", screen.display())
+        .env("TEGATA_NOTICE", "-5 minutes are left: \"save\" $HOME")
+        .spawn()?;
+    let seen = wait::until("the window", || Ok(screen.focus("Xmessage").ok()));
+    // As the agent ends it.
+    shown.kill()?;
+    shown.wait()?;
+    seen
 }
