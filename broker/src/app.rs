@@ -6,6 +6,7 @@
 //! the store at the end.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -152,10 +153,8 @@ impl App {
 
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let boot = Uuid::now_v7();
-        let (store, writer) = sqlite::open(&config.sqlite).await?;
         let mut supervisor = Supervisor::new();
-        supervisor.spawn("writer", STORE, |cancelled| writer.run(cancelled));
-        let store: Arc<dyn Store> = Arc::new(store);
+        let store = opened(&config.sqlite, &mut registry, &mut supervisor).await?;
         take_over(&*store, boot, &config.bootstrap, clock.now()).await?;
         let catalogue = catalogue(&store, &config.site).await?;
 
@@ -342,6 +341,18 @@ async fn take_over(
         put.map_err(|error| StartError::Bootstrap(name, error))?;
     }
     Ok(())
+}
+
+/// Opens the store and has its writer run.
+async fn opened(
+    sqlite: &Path,
+    registry: &mut Registry,
+    supervisor: &mut Supervisor,
+) -> Result<Arc<dyn Store>, OpenError> {
+    let (store, writer) = sqlite::open(sqlite).await?;
+    store.register(registry);
+    supervisor.spawn("writer", STORE, |cancelled| writer.run(cancelled));
+    Ok(Arc::new(store))
 }
 
 /// Has desktops let go that the gateway has kept for long enough, and it looked at where

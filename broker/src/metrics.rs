@@ -104,6 +104,7 @@ pub struct Metrics {
     desktops: Family<DesktopLabels, Count>,
     sessions: Family<SessionLabels, Count>,
     waiting: Count,
+    held_back: Counter,
     census_at: Gauge<f64, AtomicU64>,
     refusals: Family<RefusalLabel, Counter>,
     queued: Family<QueueLabels, Histogram>,
@@ -121,6 +122,7 @@ impl Metrics {
             desktops: Family::default(),
             sessions: Family::default(),
             waiting: Count::default(),
+            held_back: Counter::default(),
             census_at: Gauge::default(),
             refusals: Family::default(),
             queued: Family::new_with_constructor(seconds),
@@ -133,6 +135,7 @@ impl Metrics {
             desktops,
             sessions,
             waiting,
+            held_back,
             census_at,
             refusals,
             queued,
@@ -150,6 +153,8 @@ impl Metrics {
         let help = "Sessions that are not over by network class and state";
         registry.register("sessions", help, sessions);
         registry.register("waiting", "Logins that wait for a desktop", waiting);
+        let help = "Logins that waited because many sessions came back";
+        registry.register("logins_held_back", help, held_back);
         let help = "Unix time at which desktops and sessions were counted last";
         registry.register("census_timestamp_seconds", help, census_at);
         metrics
@@ -159,6 +164,11 @@ impl Metrics {
     pub fn login(&self, code: Option<Code>) {
         let result = code.map_or("ok", Code::as_str);
         self.logins.get_or_create(&Result_ { result }).inc();
+    }
+
+    /// Counts a login that waited for others to return.
+    pub fn held_back(&self) {
+        self.held_back.inc();
     }
 
     /// Counts a redeem that ended well (`None`) or with a code.

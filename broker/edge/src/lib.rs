@@ -14,6 +14,7 @@ pub mod endpoint;
 pub mod metrics;
 pub mod network;
 pub mod operations;
+mod process;
 pub mod retry;
 pub mod source;
 pub mod supervisor;

@@ -12,6 +12,7 @@ use prometheus_client::metrics::info::Info;
 pub use prometheus_client::registry::Registry;
 
 use crate::connection::Transport;
+use crate::process::Process;
 
 /// First part of every metric's name.
 const PREFIX: &str = "tegata";
@@ -25,6 +26,7 @@ pub fn registry(program: &'static str, version: &'static str) -> Registry {
     let mut registry = Registry::with_prefix(PREFIX);
     let build = Info::new([("program", program), ("version", version)]);
     registry.register("build", "Which program this is", build);
+    registry.register_collector(Box::new(Process));
     registry
 }
 

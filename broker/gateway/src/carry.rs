@@ -303,6 +303,8 @@ impl Gateway {
             return Err(Outcome::Ended(LinkEnd::AgentGone));
         }
         kept.attached_at = Some(Instant::now());
+        let mode = if received.is_some() { Mode::Resumed } else { Mode::Fresh };
+        self.metrics.attached(mode);
         info!(resumed = received.is_some(), "Link attached");
         let renew_at = Instant::now() + renew_after;
         let named = received.unwrap_or(0);

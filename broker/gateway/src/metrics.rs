@@ -11,6 +11,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use tegata_edge::network::NetworkClass;
 use tegata_proto::code::Code;
+use tegata_proto::session::Mode;
 
 use crate::redeem::LinkEnd;
 
@@ -23,6 +24,7 @@ pub struct Metrics {
     links: Family<ClassLabel, Gauge>,
     held: Gauge,
     ends: Family<EndLabel, Counter>,
+    attaches: Family<ModeLabel, Counter>,
     refusals: Family<CodeLabel, Counter>,
     dials: Histogram,
     pub(crate) bytes_up: Counter,
@@ -37,6 +39,11 @@ struct ClassLabel {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct EndLabel {
     end: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ModeLabel {
+    mode: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -61,16 +68,20 @@ impl Metrics {
             links: Family::default(),
             held: Gauge::default(),
             ends: Family::default(),
+            attaches: Family::default(),
             refusals: Family::default(),
             dials: Histogram::new(DIAL_BUCKETS),
             bytes_up: Counter::default(),
             bytes_down: Counter::default(),
         };
-        let Self { links, held, ends, refusals, dials, bytes_up, bytes_down } = metrics.clone();
+        let Self { links, held, ends, attaches, refusals, dials, bytes_up, bytes_down } =
+            metrics.clone();
         let registry = registry.sub_registry_with_prefix("gateway");
         registry.register("sessions", "Sessions carried now, by class of network", links);
         registry.register("held", "Sessions without a link whose desktop is kept connected", held);
         registry.register("link_ends", "Links that ended, by what ended them", ends);
+        let help = "Links begun, with a new connection to the desktop or the one before";
+        registry.register("attaches", help, attaches);
         registry.register("attach_refusals", "Attaches refused, by code", refusals);
         let help = "Time until a desktop accepted a connection";
         registry.register_with_unit("dial", help, Unit::Seconds, dials);
@@ -91,6 +102,14 @@ impl Metrics {
 
     pub(crate) fn link_ended(&self, end: LinkEnd) {
         self.ends.get_or_create(&EndLabel { end: end.as_str() }).inc();
+    }
+
+    pub(crate) fn attached(&self, mode: Mode) {
+        let mode = match mode {
+            Mode::Fresh => "fresh",
+            Mode::Resumed => "resumed",
+        };
+        self.attaches.get_or_create(&ModeLabel { mode }).inc();
     }
 
     pub(crate) fn refused(&self, code: Code) {

@@ -33,6 +33,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use prometheus_client::registry::Registry;
 use rustix::fs::{FlockOperation, flock};
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
@@ -184,6 +185,13 @@ pub struct SqliteStore {
     commands: Commands,
     readers: SqlitePool,
     _lock: Arc<FileLock>,
+}
+
+impl SqliteStore {
+    /// Has what the store counts shown.
+    pub fn register(&self, registry: &mut Registry) {
+        self.commands.register(registry);
+    }
 }
 
 #[async_trait]

@@ -294,7 +294,9 @@ impl LoginDesk {
         hello: Hello,
         password: Password,
     ) -> Result<(), Stopped> {
-        self.returns.let_pass().await;
+        if self.returns.let_pass().await {
+            self.assignments.metrics.held_back();
+        }
         let began = Instant::now();
         let txn = password.txn;
         let class = self.classes.class_of(link.remote.ip());

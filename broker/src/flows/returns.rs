@@ -31,12 +31,15 @@ impl Returns {
         self.rush().returned(sid, self.since.elapsed());
     }
 
-    /// Waits until no rush of them is on, and not longer than [`PATIENCE`].
-    pub async fn let_pass(&self) {
+    /// Waits until no rush of them is on, and not longer than [`PATIENCE`]. Tells whether
+    /// there was one.
+    pub async fn let_pass(&self) -> bool {
         let until = Instant::now() + PATIENCE;
+        let is_held_back = self.is_rush();
         while self.is_rush() && Instant::now() < until {
             sleep(LOOK).await;
         }
+        is_held_back
     }
 
     fn is_rush(&self) -> bool {
@@ -70,10 +73,10 @@ mod tests {
     async fn a_login_waits_for_a_rush_of_returns_and_not_for_ever() {
         let returns = Returns::new();
         let begun = Instant::now();
-        returns.let_pass().await;
+        assert!(!returns.let_pass().await);
         assert_eq!(begun.elapsed(), Duration::ZERO, "nobody returns");
         rush_of(&returns);
-        returns.let_pass().await;
+        assert!(returns.let_pass().await);
         let waited = begun.elapsed();
         assert!((SPAN..SPAN + 2 * LOOK).contains(&waited), "{waited:?}");
 
@@ -87,7 +90,7 @@ mod tests {
         tokio::select! {
             biased;
             () = rush => {}
-            () = returns.let_pass() => {}
+            _ = returns.let_pass() => {}
         }
         assert!((PATIENCE..PATIENCE + 2 * LOOK).contains(&begun.elapsed()));
     }

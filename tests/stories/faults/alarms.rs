@@ -36,6 +36,16 @@ fn exported(metrics: &str) -> BTreeSet<String> {
     types.map(name).collect()
 }
 
+/// The metrics that the alarms ask for, a histogram's parts by its own name.
+fn alarmed() -> Result<BTreeSet<String>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no root")?;
+    let text = fs::read_to_string(root.join("deploy/alarms.yml"))?;
+    let rules = text.lines().filter_map(|line| line.trim().strip_prefix("expr: "));
+    let words = rules.flat_map(|rule| rule.split(|c: char| !c.is_ascii_alphanumeric() && c != '_'));
+    let names = words.filter(|word| word.starts_with("tegata_"));
+    Ok(names.map(|name| name.strip_suffix("_bucket").unwrap_or(name).to_owned()).collect())
+}
+
 #[test]
 fn every_metric_of_the_broker_stands_in_the_operators_table() -> Result<()> {
     let documented = documented()?;
@@ -73,5 +83,9 @@ fn every_metric_of_the_broker_stands_in_the_operators_table() -> Result<()> {
     .with_context(|| format!("not exported: {:?}", &documented - &exported_now))?;
     let missing = &exported_now - &documented;
     ensure!(missing.is_empty(), "not in deploy/operations.md: {missing:?}");
+    let alarmed = alarmed()?;
+    ensure!(alarmed.len() > 10, "few alarms: {alarmed:?}");
+    let unknown = &alarmed - &exported_now;
+    ensure!(unknown.is_empty(), "alarms on what is not there: {unknown:?}");
     Ok(())
 }

@@ -66,6 +66,10 @@ fn a_full_disk_lets_nobody_in_nobody_out_and_nothing_happen_unrecorded() -> Resu
     drop(leaves);
     assert_eq!(state_of(&api, &gone)?, "active", "what cannot be recorded has not happened");
     ensure!(!api.is_ready(), "it was full all the while");
+    let metrics = api.metrics()?;
+    let failures = "tegata_store_write_failures_total ";
+    let failures = metrics.lines().find_map(|line| line.strip_prefix(failures));
+    ensure!(failures.is_some_and(|count| count != "0"), "{failures:?} failures are counted");
 
     disk.free()?;
     // By itself: what was refused works, what was left undone is done.

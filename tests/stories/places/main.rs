@@ -354,9 +354,14 @@ fn lid(opens: impl FnOnce(&Office) -> Result<()>) -> Result<(Office, Login, usiz
 
 #[test]
 fn a_lid_that_was_closed_for_two_minutes_opens_on_the_same_viewer() -> Result<()> {
-    let (_office, sato, started) = lid(|_| Ok(()))?;
+    let (office, sato, started) = lid(|_| Ok(()))?;
     assert_eq!(started, 1, "{}", sato.log());
     sato.event("resumed")?;
+    let metrics = office.site.api()?.metrics()?;
+    for mode in ["fresh", "resumed"] {
+        let line = format!("tegata_gateway_attaches_total{{mode=\"{mode}\"}} ");
+        assert!(metrics.lines().any(|other| other.starts_with(&line)), "{mode}: {metrics}");
+    }
     Ok(())
 }
 

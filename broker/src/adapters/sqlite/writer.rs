@@ -9,9 +9,13 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
@@ -75,17 +79,40 @@ impl<C: Command> Job for Waiting<C> {
     }
 }
 
+/// Upper bounds of the buckets for a command's time, in seconds.
+const WRITE_BUCKETS: [f64; 10] = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 5.0, 10.0];
+
 /// The way to the writer.
 #[derive(Clone)]
-pub(super) struct Commands(mpsc::Sender<Box<dyn Job>>);
+pub(super) struct Commands {
+    way: mpsc::Sender<Box<dyn Job>>,
+    took: Histogram,
+    failed: Counter,
+}
 
 impl Commands {
     /// Has a command performed and waits until it is durable.
     pub(super) async fn send<C: Command>(&self, command: C) -> Result<C::Answer, StoreError> {
         let (caller, answer) = oneshot::channel();
         let job = Box::new(Waiting { command, caller, answer: None });
-        self.0.send(job).await.map_err(stopped)?;
-        answer.await.map_err(stopped)?
+        let begun = Instant::now();
+        let outcome = match self.way.send(job).await {
+            Ok(()) => answer.await.unwrap_or_else(|gone| Err(stopped(gone))),
+            Err(gone) => Err(stopped(gone)),
+        };
+        self.took.observe(begun.elapsed().as_secs_f64());
+        if outcome.is_err() {
+            self.failed.inc();
+        }
+        outcome
+    }
+
+    /// Has what is counted here shown.
+    pub(super) fn register(&self, registry: &mut Registry) {
+        let registry = registry.sub_registry_with_prefix("store");
+        let help = "Time until a change was durable, or failed";
+        registry.register("write_seconds", help, self.took.clone());
+        registry.register("write_failures", "Changes that were not stored", self.failed.clone());
     }
 }
 
@@ -108,7 +135,9 @@ impl Writer {
         lock: Arc<FileLock>,
     ) -> (Commands, Self) {
         let (sender, commands) = mpsc::channel(WAITING_MAX);
-        (Commands(sender), Self { commands, options, connection: Some(connection), _lock: lock })
+        let (took, failed) = (Histogram::new(WRITE_BUCKETS), Counter::default());
+        let commands_in = Commands { way: sender, took, failed };
+        (commands_in, Self { commands, options, connection: Some(connection), _lock: lock })
     }
 
     /// Writes until cancelled or until the last store handle is gone; what waits
