@@ -51,7 +51,7 @@ pub struct Holder {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "state")]
 pub enum State {
-    /// It has not answered a probe since it was last looked for.
+    /// It has not answered a probe since it was last looked for, or used.
     Starting,
     /// It is free. A probe saw it answer, and none has failed since it is free.
     Ready {
@@ -369,7 +369,7 @@ impl Desktop {
                 match (rules.kind, rules.reuse, self.used) {
                     (Kind::Dedicated, _, _) => vec![],
                     (Kind::Floating, _, false) => {
-                        self.freed(now);
+                        self.freed(State::Ready { since: now });
                         vec![]
                     }
                     (Kind::Floating, Reuse::Never, true) => {
@@ -397,7 +397,9 @@ impl Desktop {
                     && self.is_seen_logged_off(&observation.logged_on) =>
             {
                 match rules.reuse {
-                    Reuse::AfterLogoff => self.freed(now),
+                    // Nobody has it before a probe has seen its certificate: that of
+                    // a held one may have changed, and was let be.
+                    Reuse::AfterLogoff => self.freed(State::Starting),
                     // The pool's rule was changed meanwhile.
                     Reuse::Never => self.quarantine(Quarantine::Used, now),
                 }
@@ -452,8 +454,8 @@ impl Desktop {
         }
     }
 
-    fn freed(&mut self, now: Timestamp) {
-        self.state = State::Ready { since: now };
+    fn freed(&mut self, state: State) {
+        self.state = state;
         self.holder = None;
         self.session = None;
         self.used = false;

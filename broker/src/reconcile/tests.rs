@@ -75,7 +75,7 @@ async fn whoever_logs_off_after_the_link_was_lost_gives_the_desktop_back() {
     running.spawn(Arc::new(passes).detached(cancelled.clone()));
 
     let free = async {
-        while !office.is_ready().await {
+        while office.desktop().await.desktop.holder.is_some() {
             sleep(Duration::from_millis(20)).await;
         }
     };

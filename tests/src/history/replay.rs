@@ -95,7 +95,7 @@ impl Replay {
             }
             "session.class_changed" => self.went_elsewhere(record),
             "desktop.ready" => self.befell(record, "ready"),
-            "desktop.silent" => self.befell(record, STARTING),
+            "desktop.silent" | "desktop.recycled" => self.befell(record, STARTING),
             "desktop.quarantined" => self.befell(record, "quarantined"),
             "desktop.pin_accepted" => self.pin_accepted(record),
             "pool.updated" => {
@@ -268,9 +268,11 @@ impl Replay {
         let desktop = self.world.desktops.entry(id.clone()).or_default();
         let fits = match (desktop.state.as_str(), to) {
             (UNCERTAIN, _) => true,
+            // By itself in trails of before `desktop.recycled`.
             (STARTING | "recycling", "ready") => true,
             ("quarantined", "ready") => desktop.reason == "unreachable",
-            ("ready", STARTING) => true,
+            ("ready", STARTING) => record.action == "desktop.silent",
+            ("recycling", STARTING) => record.action == "desktop.recycled",
             (STARTING | "ready" | "quarantined" | "recycling", "quarantined") => true,
             _ => false,
         };

@@ -55,7 +55,10 @@ fn an_observed_log_off_frees_the_desktop_once_no_gateway_keeps_it_and_it_was_ask
     let asks = assignment.session_event(FIRST, Event::Closed, RULES, closed);
     assert_eq!(asks, Ok(vec![Effect::AskOccupancy]));
     assert_eq!(assignment.observed(nobody(learnt), RULES, closed), Ok(vec![]), "from before");
-    assert_eq!(assignment.observed(nobody(closed), RULES, closed), Ok(vec![Effect::Freed]));
+    assert_eq!(assignment.observed(nobody(closed), RULES, closed), Ok(vec![]));
+    assert_eq!(assignment.desktop.state, desktop::State::Starting, "it is looked at first");
+    let freed = assignment.probed(Probe::Answered(None), RULES, closed);
+    assert_eq!(freed, Ok(vec![Effect::Freed]));
     assert_eq!(assignment.desktop.state, desktop::State::Ready { since: closed });
 }
 
@@ -70,9 +73,10 @@ fn a_clock_that_is_set_back_keeps_no_desktop_from_being_freed() {
         for asked in [later, NOW.before(Duration::from_secs(1))] {
             assert_eq!(assignment.observed(nobody(asked), RULES, NOW), Ok(vec![]));
         }
-        let freed = assignment.observed(nobody(tick), RULES, tick);
+        let effects = assignment.observed(nobody(tick), RULES, tick);
         let close = Effect::CloseLinks { sid: FIRST, code: Code::LoggedOff };
-        assert_eq!(freed, Ok(vec![if ends { close } else { Effect::Freed }]), "{event:?}");
+        assert_eq!(effects, Ok(if ends { vec![close] } else { vec![] }), "{event:?}");
+        assert_eq!(assignment.desktop.holder.is_none(), !ends, "{event:?}");
     }
     // Nor does it give anybody more time.
     let mut assignment = at_work();

@@ -99,7 +99,7 @@ fn row(state: State) -> [Outcome; COLUMNS] {
             Stays, Stays, Stays, Stays,
             Refuses, Becomes(State::Assigned), Refuses,
             Stays, Stays, Stays,
-            Becomes(ready), Stays,
+            Becomes(State::Starting), Stays,
             Stays, StaysAnd(Effect::Remove), StaysAnd(Effect::Remove), Stays,
         ],
         State::Draining => [
@@ -286,8 +286,8 @@ fn an_attach_makes_a_desktop_used_until_it_is_free_again() {
     assert!(attached.used);
     let (recycling, _) = stepped(attached, Event::Released, FLOATING);
     assert!(recycling.used);
-    let (ready, _) = stepped(recycling, Event::Observed(seen(&[], NOW)), FLOATING);
-    assert_eq!((ready.state, ready.used), (State::Ready { since: NOW }, false));
+    let (free, _) = stepped(recycling, Event::Observed(seen(&[], NOW)), FLOATING);
+    assert_eq!((free.state, free.used), (State::Starting, false));
 }
 
 #[test]
@@ -307,7 +307,7 @@ fn a_holder_is_seen_logged_off_by_account_or_by_an_empty_desktop() {
         let mut desktop = desktop(State::Recycling { since: EARLIER });
         desktop.holder = Some(holder("sato", account));
         let (after, _) = stepped(desktop, Event::Observed(seen(&logged_on, NOW)), FLOATING);
-        let freed = after.state == State::Ready { since: NOW };
+        let freed = after.state == State::Starting;
         assert_eq!(freed, expected, "{account:?} among {logged_on:?}");
     }
 }
@@ -315,10 +315,9 @@ fn a_holder_is_seen_logged_off_by_account_or_by_an_empty_desktop() {
 #[test]
 fn an_answer_to_an_older_question_frees_nothing() {
     let since = Timestamp::from_millis(950_000);
-    for (asked, expected) in [
-        (Timestamp::from_millis(949_999), State::Recycling { since }),
-        (since, State::Ready { since: NOW }),
-    ] {
+    for (asked, expected) in
+        [(Timestamp::from_millis(949_999), State::Recycling { since }), (since, State::Starting)]
+    {
         let recycling = desktop(State::Recycling { since });
         let (after, _) = stepped(recycling, Event::Observed(seen(&[], asked)), FLOATING);
         assert_eq!(after.state, expected, "asked at {asked}");
@@ -377,6 +376,12 @@ fn a_changed_pin_waits_until_the_desktop_is_free() {
         let (after, _) = stepped(desktop(state), changed, FLOATING);
         assert_eq!(after, desktop(state), "nothing changes in {state:?}");
     }
+    let left = desktop(State::Recycling { since: EARLIER });
+    let (free, _) = stepped(left, Event::Observed(seen(&[], NOW)), FLOATING);
+    assert_eq!(free.state, State::Starting, "nobody has it before it is looked at");
+    let (after, _) = stepped(free, Event::Probed(Probe::Answered(Some(OTHER_PIN))), FLOATING);
+    let quarantined = State::Quarantined { reason: Quarantine::CertificateChanged, since: NOW };
+    assert_eq!(after.state, quarantined);
     let mut held = desktop(State::Assigned);
     held.pin = None;
     let (after, _) = stepped(held, Event::Probed(Probe::Answered(Some(PIN))), FLOATING);

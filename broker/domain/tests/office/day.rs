@@ -252,6 +252,10 @@ impl Day {
         let seen = Observation { logged_on, asked: answer.asked };
         let orders = self.office.observed(answer.desktop, seen);
         self.orders.extend(orders);
+        // A used desktop that is left is due to be looked at, at once.
+        if self.office.state(answer.desktop) == Some(desktop::State::Starting) {
+            self.probe(answer.desktop);
+        }
     }
 
     pub(crate) fn due(&mut self) {

@@ -216,6 +216,9 @@ impl Loaded {
             row::remove_desktop(batch, self.record.id, self.record.desktop.epoch);
         } else if *desktop != self.record.desktop {
             row::save_desktop(batch, self.record.id, desktop, self.record.desktop.epoch);
+            if desktop.state == desktop::State::Starting && self.record.desktop.used {
+                row::probe_now(batch, self.record.id);
+            }
             if let Some(audit) = self.desktop_record(now).filter(|_| !told) {
                 row::save_audit(batch, &audit)?;
             }
@@ -266,6 +269,7 @@ impl Loaded {
             match desktop.state {
                 desktop::State::Ready { .. } => action::DESKTOP_READY,
                 desktop::State::Quarantined { .. } => action::DESKTOP_QUARANTINED,
+                desktop::State::Starting if before.used => action::DESKTOP_RECYCLED,
                 desktop::State::Starting
                 | desktop::State::Assigned
                 | desktop::State::Recycling { .. }

@@ -258,6 +258,11 @@ pub(super) fn save_desktop(batch: &mut Batch, id: DesktopId, desktop: &Desktop, 
         .bind(number(fence));
 }
 
+/// Has a desktop looked at by the next pass, whatever the clock said at the last look.
+pub(super) fn probe_now(batch: &mut Batch, id: DesktopId) {
+    batch.add("UPDATE desktops SET probed_at = 0 WHERE id = ?", 1).bind(bytes(id.0));
+}
+
 /// Removes a desktop, if its epoch is still `fence`.
 pub(super) fn remove_desktop(batch: &mut Batch, id: DesktopId, fence: Epoch) {
     batch

@@ -15,7 +15,9 @@ pub const POOL_UPDATED: &str = "pool.updated";
 pub const PIN_ACCEPTED: &str = "desktop.pin_accepted";
 /// A held desktop showed its certificate for the first time: `pin`.
 pub const PIN_LEARNT: &str = "desktop.pin_learnt";
-/// A desktop is free, by a probe or because nobody is logged on any more.
+/// A used desktop has nobody logged on any more. It is looked at before it is free.
+pub const DESKTOP_RECYCLED: &str = "desktop.recycled";
+/// A desktop is free, by a probe.
 pub const DESKTOP_READY: &str = "desktop.ready";
 /// A free desktop did not answer its probe.
 pub const DESKTOP_SILENT: &str = "desktop.silent";

@@ -312,6 +312,12 @@ impl<B: Bench> Office<B> {
         login
     }
 
+    /// The only desktop of `keiri` answers a probe.
+    pub(crate) async fn probe(&self) -> Vec<Followup> {
+        let (desktop, found) = (self.desktop().await.id, Some(Probe::Answered(Some(PIN))));
+        self.store().probed(desktop, found, self.now).await.unwrap()
+    }
+
     pub(crate) async fn state(&self, sid: SessionId) -> session::State {
         self.store().session(sid).await.unwrap().unwrap().state
     }

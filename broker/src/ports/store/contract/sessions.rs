@@ -34,7 +34,9 @@ pub(crate) async fn a_day_leaves_one_record_for_each_change<B: Bench>() {
     assert!(!office.is_ready().await, "not before the log-off was seen");
     office.wait(MINUTE);
     assert_eq!(office.observe(&["SATO"], office.now).await, [], "still there");
-    assert_eq!(office.observe(&["root"], office.now).await, [freed()]);
+    assert_eq!(office.observe(&["root"], office.now).await, []);
+    assert!(!office.is_ready().await, "not before it was looked at");
+    assert_eq!(office.probe().await, [freed()]);
     assert!(office.is_ready().await);
     let wanted = [
         "session.requested",
@@ -47,6 +49,7 @@ pub(crate) async fn a_day_leaves_one_record_for_each_change<B: Bench>() {
         "session.active",
         "session.ended",
         "session.ended",
+        "desktop.recycled",
         "desktop.ready",
     ];
     let (mut actions, _) = office.actions(seq).await;
@@ -112,6 +115,7 @@ pub(crate) async fn a_clock_that_is_set_back_keeps_no_desktop<B: Bench>() {
         let login = office.work("sato").await;
         let right = office.now;
         office.wait(ahead);
+        office.probe().await;
         office.tell(login.sid, event).await.unwrap();
         let (_, seq) = office.actions(0).await;
         office.now = right;
@@ -122,7 +126,10 @@ pub(crate) async fn a_clock_that_is_set_back_keeps_no_desktop<B: Bench>() {
             assert_eq!(office.state(login.sid).await, State::Detached { until });
         } else {
             office.wait(Duration::from_secs(1));
-            assert_eq!(office.observe(&[], office.now).await, [freed()]);
+            assert_eq!(office.observe(&[], office.now).await, []);
+            let due = office.store().to_probe(office.now, 10).await.unwrap();
+            assert_eq!(due.len(), 1, "though it was looked at later than now");
+            assert_eq!(office.probe().await, [freed()]);
         }
     }
 }
@@ -185,10 +192,11 @@ pub(crate) async fn a_log_off_seen_on_the_desktop_ends_a_detached_session<B: Ben
 
     let asked = office.tell_of_link(login.sid, Event::Closed, Some(link)).await.unwrap();
     assert!(matches!(asked[..], [Followup::AskOccupancy(_)]));
-    assert_eq!(office.observe(&[], office.now).await, [freed()]);
+    assert_eq!(office.observe(&[], office.now).await, []);
     assert_eq!(office.state(login.sid).await, State::Ended { cause: Cause::LoggedOff });
+    assert_eq!(office.probe().await, [freed()]);
     assert!(office.is_ready().await);
-    let wanted = ["session.ending", "session.ended", "desktop.ready"];
+    let wanted = ["session.ending", "session.ended", "desktop.recycled", "desktop.ready"];
     assert_eq!(office.actions(seq).await.0, wanted, "one act, one record");
 }
 
