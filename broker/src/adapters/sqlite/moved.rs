@@ -31,6 +31,12 @@ impl Command for Moved {
         let terms = loaded.pool.terms(&self.class);
         let ends_at = terms.ends_at(facts.arrival);
         let verdict = terms.judge(facts.arrival, self.now);
+        // A link that may not go on is closed, and its session goes on from elsewhere: it
+        // has the time that it had.
+        let kept = match verdict {
+            Ok(()) | Err(Code::TimeLimit) => ends_at,
+            Err(_) => facts.ends_at,
+        };
         // Told again, since the answer was lost.
         if facts.class != self.class {
             let mut batch = Batch::new();
@@ -38,7 +44,7 @@ impl Command for Moved {
             batch
                 .add("UPDATE sessions SET class = ?, ends_at = ? WHERE sid = ?", 1)
                 .bind(self.class.clone())
-                .bind(ends_at.map(row::millis))
+                .bind(kept.map(row::millis))
                 .bind(row::bytes(self.sid.0));
             batch.run(tx).await?;
         }

@@ -74,6 +74,7 @@ macro_rules! contract_tests {
                 a_link_that_moves_is_judged_again_and_written_down_once
                 a_connection_is_gone_on_with_only_for_what_it_was_made_for
                 a_session_ends_when_its_time_is_over_and_not_before
+                a_network_that_a_link_may_not_be_on_does_not_bound_its_session
                 nobody_is_taken_over_where_the_pool_says_so;
             sessions: a_day_leaves_one_record_for_each_change
                 the_end_of_an_older_link_changes_nothing

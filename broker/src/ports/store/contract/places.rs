@@ -188,6 +188,24 @@ pub(crate) async fn a_session_ends_when_its_time_is_over_and_not_before<B: Bench
     assert!(GRACE > HOUR * 3, "it was no other deadline");
 }
 
+pub(crate) async fn a_network_that_a_link_may_not_be_on_does_not_bound_its_session<B: Bench>() {
+    let mut office = Office::<B>::with_desktops(1).await;
+    let mut raw = keiri(1);
+    raw.limits = Limits { session_ms: millis(HOUR * 3), idle_ms: None };
+    let short = Limits { session_ms: millis(HOUR), idle_ms: None };
+    raw.by_class = vec![ByClass { allowed: false, limits: short, ..row("street") }];
+    office.put(raw).await.unwrap();
+    let sato = office.work("sato").await;
+    let ends_at = office.now.after(HOUR * 3);
+    let place = moves(&office, &sato, 1, "street").await.unwrap();
+    assert_eq!(place.verdict, Err(Code::NotAllowedHere));
+    office.tell(sato.sid, Event::LinkLost).await.unwrap();
+    office.wait(HOUR);
+    assert_eq!(office.store().due(office.now, 10).await.unwrap(), []);
+    let back = comes(&office, &sato, 2, "office").await.unwrap();
+    assert_eq!(back.ends_at, Some(ends_at));
+}
+
 pub(crate) async fn nobody_is_taken_over_where_the_pool_says_so<B: Bench>() {
     let mut office = Office::<B>::with_desktops(1).await;
     let mut raw = keiri(1);
