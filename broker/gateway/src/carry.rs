@@ -18,7 +18,7 @@ use tegata_edge::{Connection, Link};
 use tegata_proto::code::Code;
 use tegata_proto::encoding::Secret;
 use tegata_proto::frame::{self, LIMIT_AFTER};
-use tegata_proto::id::Incarnation;
+use tegata_proto::id::{Epoch, Incarnation};
 use tegata_proto::key::Thumbprint;
 use tegata_proto::replay::ACK_DELAY;
 use tegata_proto::session::{
@@ -104,6 +104,17 @@ enum Line<'a> {
     Splice(&'a Splice),
 }
 
+/// Reports a link whose handling breaks off, as by a panic of it or of what moves its
+/// bytes: its session would count as carried for ever.
+struct Watch<'a> {
+    gateway: &'a Gateway,
+    registration: &'a Registration,
+    epoch: Epoch,
+    begun: Instant,
+    /// Whether the broker has heard how it ended.
+    told: bool,
+}
+
 /// The control conversation of a link.
 struct Control<'a> {
     renewing: Renewing<'a>,
@@ -138,6 +149,39 @@ impl Kept {
     }
 }
 
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        if !self.told {
+            self.registration.leave();
+            let (end, begun) = (LinkEnd::BrokenOff, self.begun.elapsed());
+            self.gateway.metrics.link_ended(end);
+            let report = report_of(self.registration, self.epoch, end, begun);
+            self.gateway.broker.broke_off(report);
+        }
+    }
+}
+
+/// Tells the story of a link that has ended.
+fn report_of(
+    registration: &Registration,
+    epoch: Epoch,
+    end: LinkEnd,
+    attached_for: Duration,
+) -> LinkReport {
+    let ((sid, link), traffic) = (registration.id(), registration.traffic());
+    LinkReport {
+        sid,
+        epoch,
+        link,
+        end,
+        bytes_up: traffic.up(),
+        bytes_down: traffic.down(),
+        attached_for,
+        last_byte_at: traffic.last_byte_at(),
+        input_minutes: registration.input_minutes(),
+    }
+}
+
 impl Renewing<'_> {
     /// Returns the next grant when it is due.
     async fn next(&mut self) -> Secret {
@@ -162,6 +206,13 @@ impl Gateway {
         let course = Box::new(course);
         let (sid, number) = registration.id();
         let Redeemed { epoch, incarnation, hold_s, .. } = course.redeemed;
+        let mut watch = Watch {
+            gateway: self,
+            registration: &registration,
+            epoch,
+            begun: Instant::now(),
+            told: false,
+        };
         let mut kept = Kept { writer: Some(writer), ..Kept::default() };
         let outcome = tokio::select! {
             biased;
@@ -180,6 +231,7 @@ impl Gateway {
                 let report = Unreachable { sid, epoch, link: number, why: failed.failure() };
                 // Before the agent is told, so that its next login finds another desktop.
                 self.broker.unreachable(report).await;
+                watch.told = true;
                 let error = Code::DesktopUnreachable.into();
                 return self.refuse(&link, writer.expect("it is not joined"), error).await;
             }
@@ -192,21 +244,15 @@ impl Gateway {
             side.close();
         }
         registration.leave();
-        let traffic = registration.traffic();
-        let report = LinkReport {
-            sid,
-            epoch,
-            link: number,
-            end,
-            bytes_up: traffic.up(),
-            bytes_down: traffic.down(),
-            attached_for: attached_at.map_or(Duration::ZERO, |at: Instant| at.elapsed()),
-            last_byte_at: traffic.last_byte_at(),
-            input_minutes: registration.input_minutes(),
-        };
+        let attached_for = attached_at.map_or(Duration::ZERO, |at: Instant| at.elapsed());
+        let report = report_of(&registration, epoch, end, attached_for);
         info!(end = end.as_str(), up = report.bytes_up, down = report.bytes_down, "Link ended");
         let farewell = self.part(&link, writer, end, attached_at.is_some());
-        tokio::join!(self.report(report), farewell);
+        let telling = async {
+            self.report(report).await;
+            watch.told = true;
+        };
+        tokio::join!(telling, farewell);
     }
 
     async fn run(
@@ -350,7 +396,9 @@ impl Gateway {
             }
             LinkEnd::AgentFault(code) => (GatewayMessage::Error(code.into()), code),
             LinkEnd::DesktopClosed { .. } => return close(link, Code::DesktopLost),
-            LinkEnd::AgentGone | LinkEnd::Unanswered => return close(link, Code::Disconnected),
+            LinkEnd::AgentGone | LinkEnd::Unanswered | LinkEnd::BrokenOff => {
+                return close(link, Code::Disconnected);
+            }
             LinkEnd::AgentBye(code) => {
                 // It closes by itself, having said so.
                 let _ = timeout_at(Instant::now() + LINGER, link.connection.closed()).await;

@@ -23,7 +23,8 @@ use uuid::Uuid;
 ///
 /// After each [`Redeemed`] the gateway reports [`Broker::attached`] if it reached
 /// the desktop, and then exactly one end of that link, [`Broker::unreachable`] or
-/// [`Broker::detached`], unless the process ends.
+/// [`Broker::detached`], unless the process ends. Only where the link's handling breaks off
+/// [`Broker::broke_off`] comes instead, or after a report that broke off.
 #[async_trait]
 pub trait Broker: Send + Sync + 'static {
     /// Opens a session's link, at most once for a ticket.
@@ -56,6 +57,10 @@ pub trait Broker: Send + Sync + 'static {
 
     /// Learns that a link has ended, after its last byte.
     async fn detached(&self, report: LinkReport);
+
+    /// Learns that the handling of a link broke off, as by a panic. It carries nothing
+    /// any more, and nobody is left who could wait for the answer.
+    fn broke_off(&self, report: LinkReport);
 
     /// Learns of an attach that the gateway refused without asking, for the audit
     /// trail. The agent is answered after this returns, so it returns soon.
@@ -306,6 +311,8 @@ pub enum LinkEnd {
     Draining,
     /// The broker's answer came after the agent had been told to try again.
     Unanswered,
+    /// The gateway's handling of it broke off, as by a panic.
+    BrokenOff,
 }
 
 impl LinkEnd {
@@ -324,7 +331,8 @@ impl LinkEnd {
             | Self::Ended(_)
             | Self::Outdated
             | Self::Draining
-            | Self::Unanswered => false,
+            | Self::Unanswered
+            | Self::BrokenOff => false,
         }
     }
 
@@ -340,7 +348,8 @@ impl LinkEnd {
             | Self::Undecided
             | Self::Outdated
             | Self::Draining
-            | Self::Unanswered => false,
+            | Self::Unanswered
+            | Self::BrokenOff => false,
         }
     }
 
@@ -357,6 +366,7 @@ impl LinkEnd {
             Self::Outdated => "outdated",
             Self::Draining => "draining",
             Self::Unanswered => "unanswered",
+            Self::BrokenOff => "broken_off",
         }
     }
 }

@@ -236,21 +236,53 @@ impl RedeemDesk {
         let now = self.followups.clock.now();
         let event =
             SessionEvent { sid, event, link: Some(link), carried, actor: Actor::Broker, now };
-        if record(&self.followups, event.clone()).await {
-            return;
+        if !record(&self.followups, event.clone()).await {
+            self.keep_telling(event, TELL_AGAIN);
         }
-        // Without this report the session would hold its desktop for good, so it
-        // is told until it is heard. A broker that ends before finds the session
-        // by its boot id.
+    }
+
+    /// Has the store told until it has heard: without a report the session would hold its
+    /// desktop for good. A broker that ends before finds the session by its boot id.
+    fn keep_telling(&self, event: SessionEvent, first: Duration) {
         let followups = self.followups.clone();
         self.followups.tasks.spawn("report", async move {
-            loop {
+            sleep(first).await;
+            while !record(&followups, event.clone()).await {
                 sleep(TELL_AGAIN).await;
-                if record(&followups, event.clone()).await {
-                    return;
-                }
             }
         });
+    }
+
+    /// Returns how a link ended, to be recorded.
+    fn ended(&self, report: &LinkReport) -> (Event, Carried) {
+        let event = match report.end {
+            LinkEnd::AgentBye(Code::LoggedOff) => Event::LoggedOff,
+            LinkEnd::DesktopClosed { viewer: Some(Code::LoggedOff) } => Event::LoggedOff,
+            LinkEnd::DesktopClosed { .. } => Event::DesktopClosed,
+            // That nothing is kept for a session which is ended is not a link's to say.
+            LinkEnd::Ended(_)
+            | LinkEnd::AgentBye(_)
+            | LinkEnd::AgentGone
+            | LinkEnd::AgentFault(_)
+            | LinkEnd::Superseded
+            | LinkEnd::Undecided
+            | LinkEnd::Outdated
+            | LinkEnd::Draining
+            | LinkEnd::Unanswered
+            | LinkEnd::BrokenOff => Event::LinkLost,
+        };
+        info!(
+            session.id = %report.sid, link = %report.link, end = report.end.as_str(),
+            up = report.bytes_up, down = report.bytes_down, "Link ended"
+        );
+        let now = self.followups.clock.now();
+        let carried = Carried {
+            up: report.bytes_up,
+            down: report.bytes_down,
+            last_byte_at: report.last_byte_at.map_or(now, Timestamp::from),
+            input_minutes: report.input_minutes,
+        };
+        (event, carried)
     }
 }
 
@@ -341,33 +373,16 @@ impl Broker for RedeemDesk {
     }
 
     async fn detached(&self, report: LinkReport) {
-        let event = match report.end {
-            LinkEnd::AgentBye(Code::LoggedOff) => Event::LoggedOff,
-            LinkEnd::DesktopClosed { viewer: Some(Code::LoggedOff) } => Event::LoggedOff,
-            LinkEnd::DesktopClosed { .. } => Event::DesktopClosed,
-            // That nothing is kept for a session which is ended is not a link's to say.
-            LinkEnd::Ended(_)
-            | LinkEnd::AgentBye(_)
-            | LinkEnd::AgentGone
-            | LinkEnd::AgentFault(_)
-            | LinkEnd::Superseded
-            | LinkEnd::Undecided
-            | LinkEnd::Outdated
-            | LinkEnd::Draining
-            | LinkEnd::Unanswered => Event::LinkLost,
-        };
-        info!(
-            session.id = %report.sid, link = %report.link, end = report.end.as_str(),
-            up = report.bytes_up, down = report.bytes_down, "Link ended"
-        );
-        let now = self.followups.clock.now();
-        let carried = Carried {
-            up: report.bytes_up,
-            down: report.bytes_down,
-            last_byte_at: report.last_byte_at.map_or(now, Timestamp::from),
-            input_minutes: report.input_minutes,
-        };
+        let (event, carried) = self.ended(&report);
         self.report(report.sid, report.link, event, Some(carried)).await;
+    }
+
+    fn broke_off(&self, report: LinkReport) {
+        let (event, carried) = self.ended(&report);
+        let (link, carried, now) = (Some(report.link), Some(carried), self.followups.clock.now());
+        let event =
+            SessionEvent { sid: report.sid, event, link, carried, actor: Actor::Broker, now };
+        self.keep_telling(event, Duration::ZERO);
     }
 }
 

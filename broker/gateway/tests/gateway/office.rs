@@ -172,6 +172,8 @@ pub(crate) struct Books {
     busy_for: Option<Duration>,
     /// When grants are renewed, if in the time of a test.
     renew_after: Option<Duration>,
+    /// Whether a wish for a grant panics.
+    panics: bool,
     /// What bounds links.
     limits: Bounds,
     /// What is said of links that move, by the class of their network; otherwise
@@ -262,6 +264,11 @@ impl Bookkeeper {
         self.books.send_modify(|books| books.renew_after = Some(span));
     }
 
+    /// Has whoever asks for a grant panic.
+    pub(crate) fn panics(&self) {
+        self.books.send_modify(|books| books.panics = true);
+    }
+
     /// Ends a session on the books; afterwards it is opened no more.
     pub(crate) fn end(&self, sid: SessionId) {
         self.books.send_modify(|books| {
@@ -293,6 +300,8 @@ impl Broker for Bookkeeper {
     }
 
     async fn renew(&self, renewal: Renewal) -> Option<Renewed> {
+        let panics = self.books.borrow().panics;
+        assert!(!panics, "as asked");
         let (mut renewed, mut renew_after) = (0, PATIENCE);
         self.books.send_modify(|books| {
             books.renewed.push(renewal);
@@ -313,6 +322,10 @@ impl Broker for Bookkeeper {
     }
 
     async fn detached(&self, report: LinkReport) {
+        self.books.send_modify(|books| books.reports.push(report));
+    }
+
+    fn broke_off(&self, report: LinkReport) {
         self.books.send_modify(|books| books.reports.push(report));
     }
 

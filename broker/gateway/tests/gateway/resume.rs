@@ -504,6 +504,18 @@ async fn grants_are_renewed_while_a_link_is_carried() {
 }
 
 #[tokio::test]
+async fn a_link_whose_handling_panics_is_reported_all_the_same() {
+    let office = open();
+    office.broker.renew_after(Duration::from_millis(50));
+    office.broker.panics();
+    let (listener, target) = desktop().await;
+    let person = office.person(1, target);
+    let (_call, _line, _desktop) = office.seat(&person, &listener).await;
+    let report = office.broker.report(person.sid).await;
+    assert_eq!((report.link, report.end), (LinkNumber(1), LinkEnd::BrokenOff));
+}
+
+#[tokio::test]
 async fn every_word_between_many_acknowledgements_is_heard_in_its_turn() {
     let mut seated = seated().await;
     for _ in 0..5 {

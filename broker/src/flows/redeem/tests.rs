@@ -336,3 +336,27 @@ async fn a_link_that_was_ended_does_not_speak_for_what_its_gateway_keeps() {
     desk.desk.followups.carry_out(close).await;
     assert_eq!(office.state(login.sid).await, State::Ended { cause });
 }
+
+#[tokio::test]
+async fn a_session_whose_link_broke_off_is_without_a_link_and_not_carried_for_ever() {
+    let mut office = Office::<Folder>::with_desktops(1).await;
+    let desk = Desk::of(&office).await;
+    let login = office.work("sato").await;
+    desk.desk.broke_off(LinkReport {
+        sid: login.sid,
+        epoch: login.assigned.epoch,
+        link: LinkNumber::FIRST,
+        end: LinkEnd::BrokenOff,
+        bytes_up: 1,
+        bytes_down: 2,
+        attached_for: Duration::ZERO,
+        last_byte_at: None,
+        input_minutes: None,
+    });
+    let heard = async {
+        while !matches!(office.state(login.sid).await, State::Detached { .. }) {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, heard).await.expect("it is told");
+}
