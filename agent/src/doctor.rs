@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tegata_proto::code::Code;
+use tegata_proto::code::{Code, TryAgain};
 use tegata_proto::login::Welcome;
 use tokio::net::lookup_host;
 use tokio::time::{Instant, sleep, timeout};
@@ -118,7 +118,7 @@ impl Examination {
                     Finding::ok(check, works, address.to_string()).after(took)
                 }
                 None if !strangers.is_empty() => answers_wrongly(check, &strangers),
-                None if reached.is_anything_there() => {
+                None if reached.fastest().is_some() => {
                     Finding::warning(check, Code::Unreachable, blocked, port.clone())
                 }
                 None => Finding::failed(check, Code::Unreachable, Remark::Nothing, port.clone()),
@@ -204,10 +204,17 @@ async fn greet(agent: &Agent, reached: &Reached, report: &mut impl Report) {
     let welcome = match greeted {
         Ok(welcome) => welcome,
         Err(LoginError::Refused(refused)) => {
-            let value = refused.code().as_str().to_owned();
-            let finding =
-                Finding::failed(Check::Broker, refused.code(), Remark::BrokerOther, value);
-            return report.add(finding);
+            let code = refused.code();
+            let remark = match code.try_again() {
+                TryAgain::Later => Remark::BrokerSilent,
+                TryAgain::No => Remark::BrokerOther,
+            };
+            return report.add(Finding::failed(
+                Check::Broker,
+                code,
+                remark,
+                code.as_str().to_owned(),
+            ));
         }
         Err(error @ LoginError::Link(_)) => {
             let value = error.code().as_str().to_owned();

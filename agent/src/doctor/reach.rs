@@ -73,11 +73,6 @@ impl Reached {
         })
     }
 
-    /// Tells whether anything answers by any transport.
-    pub(super) fn is_anything_there(&self) -> bool {
-        self.fastest().is_some() || self.strangers().next().is_some()
-    }
-
     /// Tells whether there is a connection to this address.
     pub(super) fn is_reached(&self, address: SocketAddr) -> bool {
         self.made().any(|(made, ..)| made == address)

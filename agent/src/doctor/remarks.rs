@@ -19,7 +19,7 @@ pub(super) enum Remark {
     TcpWorks,
     /// With the port.
     TcpBlocked,
-    /// By either transport; with the port.
+    /// Nor anybody of ours by the other transport; with the port.
     Nothing,
     /// Not a server of ours; with the addresses.
     AnswersWrongly,

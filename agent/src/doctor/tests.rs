@@ -117,6 +117,8 @@ async fn a_certificate_says_what_is_wrong_with_it() {
         assert_eq!(found.of(Check::Certificate), failed);
         let warned = Some((Verdict::Warning, Some(Code::TlsFailed)));
         assert_eq!(found.of(Check::Ipv4), warned, "somebody is there");
+        let nothing = Some((Verdict::Failed, Some(Code::Unreachable)));
+        assert_eq!(found.of(Check::Tcp), nothing, "no session goes by the other way instead");
         assert_eq!(found.of(Check::Clock), failed.filter(|_| is_clock));
     }
 }
@@ -179,5 +181,20 @@ async fn a_broker_without_a_gateway_is_a_remark_and_no_fault() {
         assert_eq!(found.of(Check::Gateway), OK);
         let told = found.told(Check::Gateway);
         assert!(told.contains(&format!("No gateway is at {address}")), "{told}");
+    }
+}
+
+#[tokio::test]
+async fn a_broker_that_takes_nobody_just_now_is_worth_another_try() {
+    for (code, advice) in [(Code::Unavailable, "Try again"), (Code::Unsupported, "fit together")] {
+        let mut office = Office::new();
+        let address = office.broker(move |_, mut peer: Peer| async move {
+            let _: tegata_proto::login::AgentMessage = peer.hear().await?;
+            peer.say(&tegata_proto::login::BrokerMessage::Error(code.into())).await
+        });
+        let found = examined(&office, &address.to_string()).await;
+        assert_eq!(found.of(Check::Broker), Some((Verdict::Failed, Some(code))));
+        let told = found.told(Check::Broker);
+        assert!(told.contains(advice) && told.contains(code.as_str()), "{told}");
     }
 }
