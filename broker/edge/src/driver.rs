@@ -32,7 +32,7 @@ use self::doorbell::Seen;
 use self::newcomer::{Handshake, Newcomer};
 use self::path::Path;
 use self::schedule::{Class, Pace, Ready, TRANSMITS_PER_TURN, Timers, segments};
-use self::socket::{RECEIVES, Socket};
+use self::socket::{RECEIVES, Socket, pieces};
 use crate::connection::carrying::{Scratch, Turn};
 use crate::endpoint::{CLOSE_DONE, Reception};
 use crate::metrics::Refusal;
@@ -229,10 +229,12 @@ impl Driver {
     fn receive(&mut self, metas: &mut [RecvMeta; RECEIVES], now: Instant) -> io::Result<()> {
         let count = self.socket.receive(metas)?;
         for (index, meta) in metas[..count].iter().enumerate() {
-            let mut batch = self.socket.batch(index, meta.len);
-            while !batch.is_empty() {
-                let datagram = batch.split_to(meta.stride.min(batch.len()));
-                self.contain(|driver| driver.datagram(meta, datagram, now));
+            for piece in pieces(meta.len, meta.stride) {
+                let mut piece = self.socket.piece(index, piece);
+                while !piece.is_empty() {
+                    let datagram = piece.split_to(meta.stride.min(piece.len()));
+                    self.contain(|driver| driver.datagram(meta, datagram, now));
+                }
             }
         }
         Ok(())

@@ -2,6 +2,7 @@
 
 use std::io::{self, IoSliceMut};
 use std::net::{SocketAddr, UdpSocket};
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use bytes::BytesMut;
@@ -18,6 +19,10 @@ pub(super) const RECEIVES: usize = 16;
 
 /// Longest batch that the kernel puts together, in bytes.
 const BATCH: usize = 64 * 1024;
+
+/// Datagrams of a batch that share their memory. One of them may have it kept for as long as
+/// a peer likes, while the library counts its own length alone.
+const TOGETHER: usize = 8;
 
 /// A UDP socket and the thread's own buffers for it.
 pub(super) struct Socket {
@@ -89,9 +94,9 @@ impl Socket {
         }
     }
 
-    /// Returns the bytes of a batch that was received.
-    pub(super) fn batch(&self, index: usize, length: usize) -> BytesMut {
-        BytesMut::from(&self.received[index * BATCH..][..length])
+    /// Returns bytes of a batch that was received.
+    pub(super) fn piece(&self, index: usize, of: Range<usize>) -> BytesMut {
+        BytesMut::from(&self.received[index * BATCH..][of])
     }
 
     /// Sends what is in `out`, or keeps it until [`flush`](Self::flush).
@@ -123,8 +128,36 @@ impl Socket {
     }
 }
 
+/// Parts a batch of datagrams that are `stride` bytes long, the last one perhaps shorter,
+/// into those that share their memory: few, and none that is shorter than the others.
+pub(super) fn pieces(length: usize, stride: usize) -> impl Iterator<Item = Range<usize>> {
+    let stride = stride.clamp(1, length.max(1));
+    let whole = length - length % stride;
+    let step = stride * TOGETHER;
+    let shared = (0..whole).step_by(step).map(move |from| from..(from + step).min(whole));
+    shared.chain((whole < length).then_some(whole..length))
+}
+
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.plain.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_datagrams_share_their_memory_and_a_short_one_has_its_own() {
+        let parted = |length, stride| {
+            pieces(length, stride).map(|piece| (piece.start, piece.end)).collect::<Vec<_>>()
+        };
+        assert_eq!(parted(0, 0), []);
+        assert_eq!(parted(30, 1_200), [(0, 30)]);
+        assert_eq!(parted(1_200, 1_200), [(0, 1_200)]);
+        assert_eq!(parted(2_430, 1_200), [(0, 2_400), (2_400, 2_430)]);
+        assert_eq!(parted(200, 10), [(0, 80), (80, 160), (160, 200)]);
+        assert_eq!(parted(161, 10), [(0, 80), (80, 160), (160, 161)]);
     }
 }

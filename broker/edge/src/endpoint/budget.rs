@@ -11,6 +11,7 @@
 mod lobby;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_util::sync::CancellationToken;
@@ -133,7 +134,8 @@ impl Budget {
         });
         drop(counts);
         let budget = Arc::clone(self);
-        Answer::Accept(Slot { budget, source, files, handshake })
+        let admitted = Arc::default();
+        Answer::Accept(Slot { budget, source, files, handshake, admitted })
     }
 
     /// Returns why a newcomer cannot come in. One whose address is `proven` may have
@@ -225,6 +227,7 @@ pub(crate) struct Slot {
     source: Prefix,
     files: usize,
     handshake: Option<Handshake>,
+    admitted: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
@@ -245,11 +248,17 @@ pub struct Stranger {
     budget: Arc<Budget>,
     source: Prefix,
     displaced: CancellationToken,
+    admitted: Arc<AtomicBool>,
 }
 
 impl Stranger {
     /// The peer has shown a right: it keeps its place whoever else comes.
     pub fn admit(&self) {
+        self.admitted.store(true, Ordering::Relaxed);
+        self.leave();
+    }
+
+    fn leave(&self) {
         self.budget.counts().strangers.leave(self.source, &self.displaced);
     }
 
@@ -261,7 +270,7 @@ impl Stranger {
 
 impl Drop for Stranger {
     fn drop(&mut self) {
-        self.admit();
+        self.leave();
     }
 }
 
@@ -281,7 +290,13 @@ impl Slot {
             oldest.cancel();
         }
         drop(counts);
-        Stranger { budget, source: self.source, displaced }
+        let admitted = Arc::clone(&self.admitted);
+        Stranger { budget, source: self.source, displaced, admitted }
+    }
+
+    /// Returns what tells whether the peer has shown a right by now.
+    pub(crate) fn admitted(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.admitted)
     }
 
     /// Tells whether the handshake's place was given to somebody else, who needed it more.

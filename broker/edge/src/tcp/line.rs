@@ -3,7 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -21,10 +21,18 @@ pub(super) const FAREWELL: Duration = Duration::from_secs(1);
 /// Most bytes that are taken at once of what nobody reads any more.
 const UNREAD: usize = 4 * 1024;
 
+/// Bytes that may come before the peer has shown a right: a whole window, and as much
+/// again. HTTP/2 would keep a whole buffer for each byte that nobody reads, between frames
+/// of a kind that it does not know.
+const UNADMITTED_MAX: usize = 2 * 1024 * 1024;
+
 /// A peer's socket.
 pub(super) struct Line {
     socket: TcpStream,
     heard: Heard,
+    admitted: Arc<AtomicBool>,
+    /// Bytes that may still come before the peer is admitted.
+    left: usize,
     /// Until when the peer may close by itself, once we have.
     parting: Option<Pin<Box<Sleep>>>,
     /// Whether what is left in the kernel is thrown away with the socket.
@@ -40,9 +48,11 @@ pub(super) struct Heard {
 }
 
 impl Line {
-    pub(super) fn new(socket: TcpStream) -> Self {
+    /// Begins with a peer that is to be `admitted` when it has shown a right.
+    pub(super) fn new(socket: TcpStream, admitted: Arc<AtomicBool>) -> Self {
         let heard = Heard { since: Instant::now(), after: Arc::default() };
-        Self { socket, heard, parting: None, abrupt: false }
+        let (parting, abrupt, left) = (None, false, UNADMITTED_MAX);
+        Self { socket, heard, admitted, left, parting, abrupt }
     }
 
     /// From now on a session's bytes may be in it: dropped before its peer has closed,
@@ -81,8 +91,16 @@ impl AsyncRead for Line {
         let line = self.get_mut();
         let before = buf.filled().len();
         ready!(Pin::new(&mut line.socket).poll_read(cx, buf))?;
-        if buf.filled().len() > before {
+        let came = buf.filled().len() - before;
+        if came > 0 {
             line.heard.something();
+            if !line.admitted.load(Ordering::Relaxed) {
+                let Some(left) = line.left.checked_sub(came) else {
+                    let error = "too much from a peer that has shown no right";
+                    return Poll::Ready(Err(io::Error::other(error)));
+                };
+                line.left = left;
+            }
         }
         Poll::Ready(Ok(()))
     }

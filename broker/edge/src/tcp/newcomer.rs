@@ -108,20 +108,16 @@ impl Newcomer {
         let mover = tokio::select! {
             biased;
             () = slot.displaced() => return Err(NotIn::Refused(Refusal::Handshakes)),
-            mover = handshake(socket, &terms.tls, remote) => mover?,
+            mover = handshake(Line::new(socket, slot.admitted()), &terms.tls, remote) => mover?,
         };
         Ok(Arrived { mover, remote, slot })
     }
 }
 
 /// Goes through both handshakes.
-async fn handshake(
-    socket: TcpStream,
-    tls: &TlsAcceptor,
-    remote: SocketAddr,
-) -> Result<Mover, NotIn> {
+async fn handshake(line: Line, tls: &TlsAcceptor, remote: SocketAddr) -> Result<Mover, NotIn> {
     let failed = NotIn::Refused(Refusal::Handshake);
-    let mut tls = match tls.accept(Line::new(socket)).await {
+    let mut tls = match tls.accept(line).await {
         Ok(tls) => tls,
         Err(error) => {
             debug!(%remote, %error, "Handshake failed");

@@ -8,6 +8,7 @@ mod conversations;
 mod drain;
 mod house;
 mod limits;
+mod memory;
 mod offers;
 mod operations;
 mod tcp;
