@@ -17,6 +17,10 @@ pub const ACK_BYTES: u64 = 256 * 1024;
 /// After how long a receiver acknowledges fewer than [`ACK_BYTES`].
 pub const ACK_DELAY: Duration = Duration::from_millis(100);
 
+/// How many chunks a window keeps, however short they are: each costs some hundred bytes
+/// beside its own.
+const CHUNKS_MAX: usize = 16 * 1024;
+
 /// The bytes of one direction that may have to be sent again.
 ///
 /// INVARIANT: `acknowledged <= sent <= highest <= end`; `chunks` follow one another
@@ -48,7 +52,7 @@ pub struct BadOffset {
 }
 
 impl Replay {
-    /// Starts with nothing, to keep about `limit` bytes.
+    /// Starts with nothing, to keep about `limit` bytes in a limited number of chunks.
     pub fn new(limit: u64) -> Self {
         Self {
             limit,
@@ -64,7 +68,7 @@ impl Replay {
     /// Tells whether more may be [`push`](Self::push)ed. What is pushed then may
     /// exceed the limit by its own length.
     pub fn has_room(&self) -> bool {
-        self.end - self.acknowledged < self.limit
+        self.end - self.acknowledged < self.limit && self.chunks.len() < CHUNKS_MAX
     }
 
     /// Appends bytes to be sent.
@@ -257,6 +261,20 @@ mod tests {
         replay.acknowledge(8).expect("sent");
         assert!(!replay.has_room(), "ten bytes are kept");
         replay.acknowledge(9).expect("sent");
+        assert!(replay.has_room());
+    }
+
+    #[test]
+    fn a_window_of_many_small_chunks_is_full_before_its_bytes_are() {
+        let mut replay = Replay::new(u64::MAX);
+        let mut pushed = 0;
+        while replay.has_room() && pushed <= CHUNKS_MAX {
+            replay.push(Bytes::from_static(b"x"));
+            pushed += 1;
+        }
+        assert_eq!(pushed, CHUNKS_MAX);
+        replay.advance(pushed);
+        replay.acknowledge(1).expect("sent");
         assert!(replay.has_room());
     }
 
