@@ -4,7 +4,7 @@
 //! and with it both directions, the desktop's socket and the stream's buffers;
 //! only then is anybody told.
 
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -138,7 +138,10 @@ struct Renewing<'a> {
     broker: &'a dyn Broker,
     renewal: Renewal,
     at: Instant,
+    asked: Option<Answer<'a>>,
 }
+
+type Answer<'a> = Pin<Box<dyn Future<Output = Option<Renewed>> + Send + 'a>>;
 
 impl Kept {
     /// Takes the desktop's side and what the agent is told by apart from the link.
@@ -183,11 +186,16 @@ fn report_of(
 }
 
 impl Renewing<'_> {
-    /// Returns the next grant when it is due.
+    /// Returns the next grant when it is due. Loses nothing when it is dropped half-way.
     async fn next(&mut self) -> Secret {
         loop {
-            sleep_until(self.at).await;
-            match self.broker.renew(self.renewal).await {
+            if self.asked.is_none() {
+                sleep_until(self.at).await;
+            }
+            let asked = self.asked.get_or_insert_with(|| self.broker.renew(self.renewal));
+            let renewed = asked.await;
+            self.asked = None;
+            match renewed {
                 Some(Renewed { grant, renew_after }) => {
                     self.at = Instant::now() + renew_after.max(RENEW_AT_MOST_EVERY);
                     return grant;
@@ -269,7 +277,7 @@ impl Gateway {
         };
         let Reached { renewal, renew_at, incarnation, class, place, named } = reached;
         let epoch = renewal.epoch;
-        let renewing = Renewing { broker: &*self.broker, renewal, at: renew_at };
+        let renewing = Renewing { broker: &*self.broker, renewal, at: renew_at, asked: None };
         registration.watch(link.connection.clone());
         let standing = Standing::new(&*self.broker, registration, epoch, class, place);
         let mut control = Control { renewing, standing, named };

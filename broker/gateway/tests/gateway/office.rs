@@ -201,6 +201,7 @@ pub(crate) struct Bookkeeper {
     books: watch::Sender<Books>,
     answering: RwLock<()>,
     committing: RwLock<()>,
+    renewing: RwLock<()>,
 }
 
 impl Bookkeeper {
@@ -212,6 +213,11 @@ impl Bookkeeper {
     /// Keeps every attach off the books until the guard is dropped.
     pub(crate) async fn hold_books(&self) -> RwLockWriteGuard<'_, ()> {
         self.committing.write().await
+    }
+
+    /// Keeps every younger grant back, once it is asked for, until the guard is dropped.
+    pub(crate) async fn hold_renewals(&self) -> RwLockWriteGuard<'_, ()> {
+        self.renewing.write().await
     }
 
     /// Waits until the books say so, and returns what they hold then.
@@ -308,6 +314,7 @@ impl Broker for Bookkeeper {
             renewed = books.renewed.len();
             renew_after = books.renew_after.unwrap_or(PATIENCE);
         });
+        let _may_answer = self.renewing.read().await;
         let grant = Secret::new(format!("grant {renewed}"));
         Some(Renewed { grant, renew_after })
     }
@@ -396,8 +403,8 @@ impl Office {
         let metrics = Metrics::register(&mut registry);
         let sessions = Sessions::new(metrics.clone());
         let (books, answering) = (watch::Sender::new(Books::default()), RwLock::new(()));
-        let committing = RwLock::default();
-        let broker = Arc::new(Bookkeeper { books, answering, committing });
+        let (committing, renewing) = (RwLock::default(), RwLock::default());
+        let broker = Arc::new(Bookkeeper { books, answering, committing, renewing });
         let loopback = "127.0.0.1/32".parse().expect("a prefix");
         let office = NetworkClass::new("office").expect("a name");
         let classes = NetworkClasses::new([(office, vec![loopback])]).expect("distinct prefixes");

@@ -516,6 +516,23 @@ async fn a_link_whose_handling_panics_is_reported_all_the_same() {
 }
 
 #[tokio::test]
+async fn a_grant_that_is_long_in_coming_is_asked_for_once_whatever_else_is_said() {
+    let office = open();
+    office.broker.renew_after(Duration::from_millis(50));
+    let late = office.broker.hold_renewals().await;
+    let (listener, target) = desktop().await;
+    let person = office.person(1, target);
+    let (mut call, _line, _desktop) = office.seat(&person, &listener).await;
+    office.broker.until(|books| books.renewed.first().copied()).await;
+    for _ in 0..3 {
+        call.say(&json!({"type": "dance"})).await;
+        assert_eq!(call.hear().await, GatewayMessage::Error(Code::Unsupported.into()));
+    }
+    drop(late);
+    assert_eq!(call.hear().await, GatewayMessage::Grant { grant: Secret::new("grant 1") });
+}
+
+#[tokio::test]
 async fn every_word_between_many_acknowledgements_is_heard_in_its_turn() {
     let mut seated = seated().await;
     for _ in 0..5 {
