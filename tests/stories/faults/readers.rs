@@ -81,6 +81,9 @@ fn slow_readers_by_the_hundred_cost_little_and_hold_up_nobody() -> Result<()> {
         })
     };
 
+    let seats = sit_all(&runtime, slow + 1..=everybody)?;
+    let (seats, alone) = runtime.block_on(work(seats))?;
+
     let before = u64::from(site.resident_kib()?);
     // One half receives and does not read. The other, once it sits, does not run
     // at all any more, like a notebook whose lid was closed.
@@ -97,36 +100,42 @@ fn slow_readers_by_the_hundred_cost_little_and_hold_up_nobody() -> Result<()> {
     })?;
     let each = u64::from(site.resident_kib()?).saturating_sub(before) / u64::try_from(slow)?;
 
-    let seats = sit_all(&runtime, slow + 1..=everybody)?;
-    let mut took = runtime.block_on(async {
-        let mut working = JoinSet::new();
-        for mut seat in seats {
-            working.spawn(async move {
-                let mut took = Vec::new();
-                for n in 0..LINES {
-                    let began = Instant::now();
-                    seat.echo(&format!("{n:064}")).await?;
-                    took.push(began.elapsed());
-                }
-                anyhow::Ok(took)
-            });
-        }
-        let mut all = Vec::new();
-        while let Some(took) = working.join_next().await {
-            all.extend(took??);
-        }
-        anyhow::Ok(all)
-    })?;
-    took.sort_unstable();
+    let (seats, beside) = runtime.block_on(work(seats))?;
+    let p99 = |took: &[Duration]| took[took.len() * 99 / 100].as_micros();
     tell(&json!({
         "story": "slow readers", "slow": slow, "fast": fast, "kib_per_slow_session": each,
-        "echo_p50_us": took[took.len() / 2].as_micros(),
-        "echo_p99_us": took[took.len() * 99 / 100].as_micros(),
+        "echo_p50_us": beside[beside.len() / 2].as_micros(), "echo_p99_us": p99(&beside),
+        "echo_p50_us_before": alone[alone.len() / 2].as_micros(), "echo_p99_us_before": p99(&alone),
     }));
-    assert_eq!(took.len(), fast * LINES, "every line of every fast one came back");
+    assert_eq!(beside.len(), fast * LINES, "every line of every fast one came back");
     assert!(each <= SLOW_KIB_MAX, "{each} KiB for each slow session");
-    drop(unread);
+    drop((seats, unread));
     Ok(())
+}
+
+/// Has everybody send lines and wait for each; returns how long that took, the
+/// quickest first.
+async fn work(seats: Vec<Seat>) -> Result<(Vec<Seat>, Vec<Duration>)> {
+    let mut working = JoinSet::new();
+    for mut seat in seats {
+        working.spawn(async move {
+            let mut took = Vec::new();
+            for n in 0..LINES {
+                let began = Instant::now();
+                seat.echo(&format!("{n:064}")).await?;
+                took.push(began.elapsed());
+            }
+            anyhow::Ok((seat, took))
+        });
+    }
+    let (mut seats, mut all) = (Vec::new(), Vec::new());
+    while let Some(worked) = working.join_next().await {
+        let (seat, took) = worked??;
+        seats.push(seat);
+        all.extend(took);
+    }
+    all.sort_unstable();
+    Ok((seats, all))
 }
 
 fn carried_down(metrics: &str) -> Result<u64> {
