@@ -206,6 +206,7 @@ mod tests {
         path.look(TRAIN, || 0);
         assert!(path.covers(1_920) && !path.covers(1_921));
     }
+
     #[test]
     fn what_was_taken_in_together_is_answered_only_as_far_as_it_is_paid_for() {
         let mut path = at_home();
