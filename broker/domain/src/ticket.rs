@@ -45,7 +45,9 @@ pub fn judge(
     if claims.iat > now.as_secs().saturating_add(LEEWAY_S) {
         return Err(Code::TicketInvalid);
     }
-    judge_claims(claims, Duration::from_secs(TICKET_LIFE_S), session, now)?;
+    judge_life(claims, Duration::from_secs(TICKET_LIFE_S))?;
+    judge_expiry(claims, now)?;
+    judge_person(claims, session)?;
     match session.state {
         session::State::Requested { .. } if !session.state.is_overdue(now) => {}
         session::State::Requested { .. } => return Err(Code::TicketExpired),
@@ -63,7 +65,8 @@ pub fn judge(
 /// Judges a resume grant (invariant I5). It opens nothing before its session's
 /// ticket is redeemed, nor after the session has ended. One that was signed ahead of
 /// `now`, by a clock that has been set back since, is as good as any: nobody could
-/// work until the clock has caught up.
+/// work until the clock has caught up. One that has run out still tells its person what
+/// became of the session; that it has run out is said only where the desktop is theirs.
 ///
 /// # Errors
 ///
@@ -75,7 +78,8 @@ pub fn judge_grant(
     desktop: &Desktop,
     now: Timestamp,
 ) -> Result<(), Code> {
-    judge_claims(claims, GRANT_LIFE_MAX, session, now)?;
+    judge_life(claims, GRANT_LIFE_MAX)?;
+    judge_person(claims, session)?;
     let overdue = session.state.is_overdue(now);
     match session.state {
         session::State::Active | session::State::Returning { .. } => {}
@@ -92,7 +96,8 @@ pub fn judge_grant(
     if desktop.session != Some(claims.sid) {
         return Err(Code::SessionEnded);
     }
-    judge_fences(claims, link, session, desktop)
+    judge_fences(claims, link, session, desktop)?;
+    judge_expiry(claims, now)
 }
 
 /// What whoever was away when their session ended is told: who or what ended it, if
@@ -107,20 +112,25 @@ fn ended_by(cause: Cause) -> Code {
     }
 }
 
-/// Judges how long a token lives, whether it still does, and for whom.
-fn judge_claims(
-    claims: &Claims,
-    longest: Duration,
-    session: &Standing<'_>,
-    now: Timestamp,
-) -> Result<(), Code> {
+/// Judges how long a token was meant to live.
+fn judge_life(claims: &Claims, longest: Duration) -> Result<(), Code> {
     let life = claims.exp.checked_sub(claims.iat);
     if life.is_none_or(|life| life > longest.as_secs()) {
         return Err(Code::TicketInvalid);
     }
+    Ok(())
+}
+
+/// Judges whether a token still lives.
+fn judge_expiry(claims: &Claims, now: Timestamp) -> Result<(), Code> {
     if claims.exp.saturating_add(LEEWAY_S) < now.as_secs() {
         return Err(Code::TicketExpired);
     }
+    Ok(())
+}
+
+/// Judges whether a token is for the session's person.
+fn judge_person(claims: &Claims, session: &Standing<'_>) -> Result<(), Code> {
     if claims.sub != *session.user {
         return Err(Code::TicketInvalid);
     }

@@ -295,6 +295,44 @@ fn a_grant_lives_for_hours_and_not_longer_than_the_limit() {
 }
 
 #[test]
+fn whoever_comes_with_a_grant_that_has_run_out_is_told_first_what_became_of_the_session() {
+    let end = ISSUED_S + GRANT_LIFE_MAX.as_secs() + LEEWAY_S + 1;
+    let now = Timestamp::from_millis(end * 1_000);
+    let later = Timestamp::from_millis(now.as_millis() + 1);
+    let late = |spoil: &dyn Fn(&mut Case)| {
+        grant_verdict(|c| {
+            c.now = now;
+            spoil(c);
+        })
+    };
+    let ended = |cause| session::State::Ended { cause };
+    for (state, code) in [
+        // The lid was closed for longer than the desktop is kept.
+        (session::State::Detached { until: now }, Code::SessionEnded),
+        (session::State::Detached { until: later }, Code::TicketExpired),
+        (session::State::Active, Code::TicketExpired),
+        (session::State::Starting { until: now }, Code::SessionEnded),
+        (ended(Cause::GraceExpired), Code::SessionEnded),
+        (ended(Cause::TakenOver), Code::TakenOver),
+        (ended(Cause::Administrator), Code::EndedByAdministrator),
+        (ended(Cause::TimeLimit), Code::TimeLimit),
+    ] {
+        assert_eq!(late(&|c| c.state = state), Err(code), "{state:?}");
+        let other = late(&|c| {
+            c.state = state;
+            c.claims.sub = user("honsho/tanaka");
+        });
+        assert_eq!(other, Err(Code::TicketInvalid), "only to themselves: {state:?}");
+    }
+    let gone = late(&|c| c.desktop.epoch = Epoch(4));
+    assert_eq!(gone, Err(Code::SessionEnded), "the desktop is somebody else's by now");
+    let elsewhere = late(&|c| c.desktop.session = Some(SessionId(Uuid::from_u128(9))));
+    assert_eq!(elsewhere, Err(Code::SessionEnded));
+    let long = late(&|c| c.claims.exp = end + 1);
+    assert_eq!(long, Err(Code::TicketInvalid), "never one of ours");
+}
+
+#[test]
 fn a_grant_needs_a_number_above_the_highest() {
     let judged = |link, highest| {
         grant_verdict(|c| {
