@@ -4,6 +4,7 @@
 //! of transport while a link carries is [`crossing`].
 
 mod crossing;
+mod lives;
 
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -23,7 +24,8 @@ pub(crate) use crossing::Crossings;
 
 use crate::agent::Agent;
 use crate::attach::Next;
-use crate::comeback::{self, Comeback, QUICK, SHORT_LIFE, Wish};
+use crate::claim::lives::Lives;
+use crate::comeback::{Comeback, QUICK, Wish};
 use crate::identity::Identity;
 use crate::link::{self, Candidate, Connection, Field, LinkError, next_of};
 use crate::relay::Account;
@@ -58,9 +60,7 @@ struct Kept {
     /// Where that gateway may be, the last link's address first.
     addresses: Vec<SocketAddr>,
     is_attaching: bool,
-    attached_at: Instant,
-    /// How many links in a row were lost almost at once.
-    short_lives: u32,
+    lives: Lives,
 }
 
 /// A grant that is longer than any of ours.
@@ -78,8 +78,7 @@ impl Claim {
             home: session.id.clone(),
             addresses: Vec::new(),
             is_attaching: false,
-            attached_at: Instant::now(),
-            short_lives: 0,
+            lives: Lives::new(Instant::now()),
         };
         let claim = Self { identity, gateways: answer.gateways, kept: Mutex::new(kept) };
         claim.attached(session);
@@ -93,7 +92,7 @@ impl Claim {
         kept.next = kept.next.max(session.next);
         kept.incarnation = *incarnation;
         kept.is_attaching = false;
-        kept.attached_at = Instant::now();
+        kept.lives.attached(Instant::now());
         kept.home = session.id.clone();
         kept.addresses = vec![session.gateway];
         for address in gateway.direct_addresses.iter().take(link::ADDRESSES_MAX) {
@@ -123,8 +122,7 @@ impl Claim {
 
     /// Notes that the session's link is over, and another one wanted.
     pub(crate) fn lost(&self) {
-        let mut kept = self.kept();
-        kept.short_lives = if kept.has_lived() { 0 } else { kept.short_lives.saturating_add(1) };
+        self.kept().lives.lost(Instant::now());
     }
 
     /// Tells whether an attach is on its way, which a gateway may have granted.
@@ -147,7 +145,7 @@ impl Claim {
         let since = Instant::now();
         let mut comeback = Comeback::new(wish);
         let mut answers = JoinSet::new();
-        let mut knock_at = Some(since + self.first_pause());
+        let mut knock_at = Some(since + self.kept().lives.first_pause(since));
         let mut timed: Option<(LinkNumber, Instant)> = None;
         loop {
             let is_asking = comeback.is_waiting();
@@ -316,15 +314,6 @@ impl Claim {
         Some((link, kept.grant.clone()))
     }
 
-    /// A link that is lost for the first time in a while is taken up at once.
-    fn first_pause(&self) -> Duration {
-        let kept = self.kept();
-        if kept.has_lived() {
-            return Duration::ZERO;
-        }
-        comeback::first_pause(kept.short_lives.saturating_sub(1))
-    }
-
     fn resume(&self, wish: Wish, account: &Account) -> Option<Resume> {
         match wish {
             Wish::Resume => {
@@ -338,12 +327,6 @@ impl Claim {
     fn kept(&self) -> MutexGuard<'_, Kept> {
         // Every change is whole.
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Kept {
-    fn has_lived(&self) -> bool {
-        self.attached_at.elapsed() >= SHORT_LIFE
     }
 }
 

@@ -19,10 +19,11 @@ pub const QUICK: Duration = Duration::from_secs(15);
 /// Pause between quick tries.
 pub const QUICK_PAUSE: Duration = Duration::from_millis(250);
 
-/// Shortest and longest pause between later tries, before half of it is left to
-/// chance.
+/// Shortest pause between later tries, before half of it is left to chance.
 const SLOW_MIN: Duration = Duration::from_millis(500);
-const SLOW_MAX: Duration = Duration::from_secs(10);
+
+/// Longest pause between later tries, before half of it is left to chance.
+pub const SLOW_MAX: Duration = Duration::from_secs(10);
 
 /// Longest pause that a gateway may ask for.
 const ASKED_MAX: Duration = Duration::from_mins(1);
@@ -36,9 +37,6 @@ const GIVEN_UP_AFTER: Duration = Duration::from_secs(GRANT_LIFE_S);
 
 /// How many attaches may be without an answer at a time.
 const OPEN_MAX: usize = 2;
-
-/// How long a link has to live to have been one.
-pub const SHORT_LIFE: Duration = Duration::from_secs(5);
 
 /// What an attach asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -163,15 +161,6 @@ impl Comeback {
         self.pause = (self.pause * 2).clamp(SLOW_MIN, SLOW_MAX);
         let half = self.pause / 2;
         half + half.mul_f64(f64::from(dice) / f64::from(u32::MAX))
-    }
-}
-
-/// Returns how long to wait before the first try, after so many links in a row that
-/// were lost before [`SHORT_LIFE`].
-pub fn first_pause(short_lives: u32) -> Duration {
-    match short_lives {
-        0 => Duration::ZERO,
-        some => QUICK_PAUSE.saturating_mul(1 << (some - 1).min(8)).min(SLOW_MAX),
     }
 }
 
@@ -329,12 +318,6 @@ mod tests {
         assert!(goes_on(comeback.replaced(later, HALF)), "the minute was of the one just found");
         let end = later + REPLACED_FOR;
         assert_eq!(comeback.replaced(end, HALF), Next::Stop(Code::TlsFailed.into()));
-    }
-
-    #[test]
-    fn a_link_that_is_lost_at_once_time_after_time_is_taken_ever_more_slowly() {
-        let pauses: Vec<_> = [0, 1, 2, 3, 6, 7, 40].map(first_pause).into();
-        assert_eq!(pauses, [0, 250, 500, 1000, 8000, 10_000, 10_000].map(ms));
     }
 
     #[test]
