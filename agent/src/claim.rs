@@ -120,9 +120,10 @@ impl Claim {
         Ok(())
     }
 
-    /// Notes that the session's link is over, and another one wanted.
-    pub(crate) fn lost(&self) {
-        self.kept().lives.lost(Instant::now());
+    /// Notes that the session's link is over, whether it has carried something, and that
+    /// another one is wanted.
+    pub(crate) fn lost(&self, has_carried: bool) {
+        self.kept().lives.lost(has_carried, Instant::now());
     }
 
     /// Tells whether an attach is on its way, which a gateway may have granted.

@@ -73,6 +73,8 @@ pub(super) struct Road<'a> {
     tick: Tick,
     /// When the gateway is told of the thin client's input.
     reports: Reports<'a>,
+    /// What had arrived when the link began.
+    began: u64,
     /// What had arrived when another one was begun beside it.
     stood: u64,
 }
@@ -147,6 +149,7 @@ impl<'a> Road<'a> {
             word_due: None,
             tick,
             reports,
+            began: progress,
             stood: progress,
         }
     }
@@ -305,7 +308,8 @@ impl<'a> Road<'a> {
     /// Has the desktop shown from its beginning, over this session's next link.
     pub(super) fn begin_again(&mut self) {
         self.close();
-        self.claim.lost();
+        // A link that only ever tells of another policy is no bad line.
+        self.claim.lost(false);
         self.outage = Some(Outage::new(Instant::now(), FRESH_PATIENCE));
         self.come_back(Wish::Fresh);
     }

@@ -67,7 +67,7 @@ impl Road<'_> {
             self.stands_still(person);
         }
         self.close();
-        self.claim.lost();
+        self.claim.lost(self.account.progress() > self.began);
         if self.race.is_none() && !is_bound {
             self.come_back(Wish::Resume);
         }
