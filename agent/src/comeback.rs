@@ -53,7 +53,8 @@ pub struct Comeback {
     wish: Wish,
     open: Vec<LinkNumber>,
     pause: Duration,
-    /// When somebody else was first found in a gateway's place, counted from the loss.
+    /// Since when each try has found somebody else in a gateway's place, counted from the
+    /// loss.
     replaced_at: Option<Duration>,
 }
 
@@ -125,6 +126,8 @@ impl Comeback {
 
     /// No connection was made, `elapsed` after the loss.
     pub fn unreached(&mut self, elapsed: Duration, dice: u32) -> Next {
+        // Where nobody answers, nobody is in a gateway's place.
+        self.replaced_at = None;
         if self.is_waiting() { Next::Wait } else { self.again(Duration::ZERO, elapsed, dice) }
     }
 
@@ -310,10 +313,14 @@ mod tests {
         let mut comeback = Comeback::new(Wish::Resume);
         let goes_on = |next| matches!(next, Next::Again(_));
         assert!(goes_on(comeback.replaced(LATE, HALF)));
-        assert!(goes_on(comeback.unreached(LATE + REPLACED_FOR, HALF)), "an outage says nothing");
+        assert!(goes_on(comeback.replaced(LATE + REPLACED_FOR / 2, HALF)));
+        let outage = LATE + REPLACED_FOR;
+        assert!(goes_on(comeback.unreached(outage, HALF)), "an outage says nothing");
+        let hours = outage * 100;
+        assert!(goes_on(comeback.replaced(hours, HALF)), "nor does it count to the minute");
         comeback.begun(LinkNumber(2));
-        assert_eq!(comeback.replaced(LATE + REPLACED_FOR, HALF), Next::Wait, "it is there");
-        let later = LATE + REPLACED_FOR * 2;
+        assert_eq!(comeback.replaced(hours + REPLACED_FOR, HALF), Next::Wait, "it is there");
+        let later = hours + REPLACED_FOR * 2;
         assert!(goes_on(comeback.unanswered(LinkNumber(2), later, HALF)));
         assert!(goes_on(comeback.replaced(later, HALF)), "the minute was of the one just found");
         let end = later + REPLACED_FOR;
