@@ -59,7 +59,7 @@ impl<P: Person> Announced<P> {
     /// Waits until the last notice is being shown.
     pub fn finish(self) {
         if let Some(announcer) = self.announcer
-            && !announcer.finish(SHOWN_WITHIN)
+            && !announcer.finish(None, SHOWN_WITHIN)
         {
             tracing::warn!("Notices were not shown to the end");
         }
@@ -72,7 +72,7 @@ impl<P: Person> Person for Announced<P> {
         if let (Some(announcer), Some(notice)) =
             (&self.announcer, announcement(event, self.language))
             // One that does not fit has been told by the line above.
-            && !announcer.leave(notice)
+            && announcer.leave(notice).is_err()
         {
             tracing::warn!("A notice was not shown");
         }

@@ -1,7 +1,7 @@
 //! Work that may be held up for as long as it likes, done by a thread of its own.
 
 use std::io;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -31,15 +31,31 @@ impl<T: Send + 'static> Errands<T> {
         Ok(Self { queue, thread })
     }
 
-    /// Leaves an errand to the thread, and tells whether there was room for it.
-    pub(crate) fn leave(&self, errand: T) -> bool {
-        self.queue.try_send(errand).is_ok()
+    /// Leaves an errand to the thread.
+    ///
+    /// # Errors
+    ///
+    /// Gives it back where there is no room for it.
+    pub(crate) fn leave(&self, errand: T) -> Result<(), T> {
+        self.queue.try_send(errand).map_err(|error| match error {
+            TrySendError::Full(errand) | TrySendError::Disconnected(errand) => errand,
+        })
     }
 
-    /// Waits until the last one is done, and tells whether that was in time.
-    pub(crate) fn finish(self, within: Duration) -> bool {
-        drop(self.queue);
+    /// Leaves a last errand, if there is one, as soon as there is room for it, waits
+    /// until it is done, and tells whether that was in time.
+    pub(crate) fn finish(self, mut last: Option<T>, within: Duration) -> bool {
         let until = Instant::now() + within;
+        while let Some(errand) = last.take() {
+            last = self.leave(errand).err();
+            if last.is_some() {
+                if Instant::now() >= until {
+                    return false;
+                }
+                thread::sleep(LOOK);
+            }
+        }
+        drop(self.queue);
         while !self.thread.is_finished() {
             if Instant::now() >= until {
                 return false;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::errand::Errands;
 
-/// Lines that may wait for the reader; what does not fit is lost.
+/// Lines that may wait for the reader; what does not fit is lost, but for the last one.
 const WAITING_MAX: usize = 64;
 
 /// How long the last lines may take to be written.
@@ -16,6 +16,8 @@ const WRITTEN_WITHIN: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Lines {
     line: Vec<u8>,
+    /// The youngest line, where it has no room yet.
+    last: Option<Vec<u8>>,
     writer: Errands<Vec<u8>>,
 }
 
@@ -33,12 +35,12 @@ impl Lines {
                 let _ = out.write_all(&line).and_then(|()| out.flush());
             }
         })?;
-        Ok(Self { line: Vec::new(), writer })
+        Ok(Self { line: Vec::new(), last: None, writer })
     }
 
     /// Waits until the lines are written, but not for a reader who has stopped.
     pub fn finish(self) {
-        self.writer.finish(WRITTEN_WITHIN);
+        self.writer.finish(self.last, WRITTEN_WITHIN);
     }
 }
 
@@ -50,7 +52,18 @@ impl Write for Lines {
 
     fn flush(&mut self) -> io::Result<()> {
         let line = mem::take(&mut self.line);
-        if self.writer.leave(line) { Ok(()) } else { Err(io::ErrorKind::WouldBlock.into()) }
+        if line.is_empty() {
+            return Ok(());
+        }
+        if let Some(before) = self.last.take()
+            && self.writer.leave(before).is_err()
+        {
+            // It is lost for the younger one, which has no room either.
+            self.last = Some(line);
+            return Ok(());
+        }
+        self.last = self.writer.leave(line).err();
+        Ok(())
     }
 }
 
@@ -60,6 +73,8 @@ mod tests {
     use std::sync::mpsc::sync_channel;
     use std::thread;
     use std::time::Instant;
+
+    use tegata_proto::code::Code;
 
     use super::*;
     use crate::progress::{Event, Json, Person as _};
@@ -87,6 +102,26 @@ mod tests {
         assert!(text.lines().all(assigned));
         let count = text.lines().count();
         assert!((WAITING_MAX..10_000).contains(&count), "{count}");
+    }
+
+    #[test]
+    fn whoever_goes_on_reading_before_the_end_is_told_of_the_end() {
+        let (mut reader, writer) = io::pipe().expect("a pipe");
+        let mut lines = Lines::to(writer).expect("a thread");
+        let mut person = Json::new(&mut lines, Instant::now());
+        for _ in 0..10_000 {
+            person.tell(&Event::Assigned);
+        }
+        person.tell(&Event::Ended { code: Code::LoggedOff });
+        let goes_on = thread::spawn(move || {
+            let mut text = String::new();
+            reader.read_to_string(&mut text).map(|_| text)
+        });
+        lines.finish();
+        let text = goes_on.join().expect("no panic").expect("UTF-8");
+        let last = text.lines().next_back().expect("a line");
+        assert!(last.contains(r#""event":"ended""#), "{last}");
+        assert!(text.lines().count() < 10_000, "lines were lost");
     }
 
     #[test]
