@@ -26,7 +26,7 @@ use zeroize::Zeroizing;
 
 use crate::relay::{DesktopStream, End};
 use crate::viewer::freerdp::{self, Grammar};
-use crate::viewer::{Scene, Shown, ViewerError};
+use crate::viewer::{Scene, Shown, ViewerError, redirection};
 
 /// The socket's number in the program.
 pub(super) const SOCKET_FD: i32 = 3;
@@ -92,8 +92,12 @@ impl Process {
     pub(super) async fn show(
         &self,
         desktop: DesktopStream<'_>,
-        scene: Scene,
+        mut scene: Scene,
     ) -> Result<Shown, ViewerError> {
+        scene.policy = match &self.kind {
+            Kind::Freerdp { options, .. } => redirection::present(options, scene.policy).await,
+            Kind::Exec { .. } => scene.policy,
+        };
         let (mut program, socket) = self
             .start(&scene)
             .map_err(|source| ViewerError::Start { program: self.name(), source })?;

@@ -3,14 +3,21 @@
 
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use tegata_proto::policy::Policy;
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
 use super::freerdp::Options;
 
 /// Longest name of a drive, in bytes: a DOS device's (MS-RDPEFS §2.2.1.3
 /// `PreferredDosName`).
 const NAME_MAX: usize = 8;
+
+/// How long a folder is looked for: one on a file server that is gone may not answer
+/// at all.
+const FOUND_WITHIN: Duration = Duration::from_secs(2);
 
 /// Most kinds of USB devices that can be named.
 pub const USB_MAX: usize = 16;
@@ -53,11 +60,21 @@ impl Drive {
         Ok(Self { name, folder })
     }
 
-    /// `FreeRDP` ends at once where the folder is absent, so it is not told of it then.
-    fn argument(&self) -> Option<String> {
-        let Self { name, folder } = self;
-        PathBuf::from(folder).is_dir().then(|| format!("/drive:{name},{folder}"))
+    /// Tells whether the folder is there, and says so soon.
+    async fn is_there(&self) -> bool {
+        let folder = PathBuf::from(&self.folder);
+        is_found(move || folder.is_dir(), FOUND_WITHIN).await
     }
+
+    fn argument(&self) -> String {
+        let Self { name, folder } = self;
+        format!("/drive:{name},{folder}")
+    }
+}
+
+/// Looks on a thread of its own; what is late is not there.
+async fn is_found(look: impl FnOnce() -> bool + Send + 'static, within: Duration) -> bool {
+    matches!(timeout(within, spawn_blocking(look)).await, Ok(Ok(true)))
 }
 
 /// A kind of USB device, as in `054c:0268`: its vendor's number and its product's, four
@@ -86,6 +103,16 @@ impl FromStr for UsbDevice {
     }
 }
 
+/// Takes from a policy what is not there. `FreeRDP` ends at once where a folder is absent,
+/// so it is not told of it then.
+pub(super) async fn present(options: &Options, policy: Policy) -> Policy {
+    let drive = match &options.drive {
+        Some(drive) if policy.drive => drive.is_there().await,
+        Some(_) | None => false,
+    };
+    Policy { drive, ..policy }
+}
+
 /// Says what is shared. `FreeRDP` shares neither drives nor USB devices unless told to.
 pub(super) fn arguments(options: &Options, policy: &Policy) -> Vec<String> {
     let clipboard = options.clipboard && policy.clipboard;
@@ -94,7 +121,7 @@ pub(super) fn arguments(options: &Options, policy: &Policy) -> Vec<String> {
     let clipboard = if clipboard { "+clipboard" } else { "-clipboard" };
     let sound = if sound { "/sound" } else { "/audio-mode:2" };
     let printer = printer.then(|| "/printer".to_owned());
-    let drive = options.drive.as_ref().filter(|_| policy.drive).and_then(Drive::argument);
+    let drive = options.drive.as_ref().filter(|_| policy.drive).map(Drive::argument);
     let usb = (policy.usb && !options.usb.is_empty()).then(|| usb(&options.usb));
     let rest = [printer, drive, usb].into_iter().flatten();
     [clipboard, sound].map(String::from).into_iter().chain(rest).collect()
@@ -141,16 +168,32 @@ mod tests {
         assert_eq!(without(Policy { printer: false, ..ALL }), [all[0], all[1], all[3], all[4]]);
     }
 
-    #[test]
-    fn a_folder_that_is_absent_is_not_shared_and_costs_no_desktop() {
+    #[tokio::test]
+    async fn a_folder_that_is_absent_is_not_shared_and_costs_no_desktop() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().to_str().expect("UTF-8").to_owned();
         let drive = Drive::new("SHARE".into(), path.clone()).expect("a drive");
         let options = Options { drive: Some(drive), ..Options::default() };
         let wanted = format!("/drive:SHARE,{path}");
-        assert!(arguments(&options, &ALL).contains(&wanted));
+        let found = present(&options, ALL).await;
+        assert_eq!(found, ALL);
+        assert!(arguments(&options, &found).contains(&wanted));
+        let none = present(&options, Policy::default()).await;
+        assert_eq!(none, Policy::default(), "what is there is not allowed for that");
         folder.close().expect("an empty folder");
-        assert!(!arguments(&options, &ALL).contains(&wanted));
+        let found = present(&options, ALL).await;
+        assert_eq!(found, Policy { drive: false, ..ALL });
+        assert!(!arguments(&options, &found).contains(&wanted));
+    }
+
+    #[tokio::test]
+    async fn a_folder_on_a_server_that_does_not_answer_is_absent_and_holds_up_nothing() {
+        let (answer, answered) = std::sync::mpsc::sync_channel::<()>(1);
+        let look = move || answered.recv_timeout(Duration::from_secs(10)).is_err();
+        assert!(!is_found(look, Duration::from_millis(10)).await);
+        drop(answer);
+        assert!(is_found(|| true, Duration::from_mins(1)).await);
+        assert!(!is_found(|| false, Duration::from_mins(1)).await);
     }
 
     #[test]
