@@ -18,6 +18,8 @@ pub(crate) struct Saying {
     acknowledgement: Acknowledgement,
     /// What is left of a frame that has begun.
     rest: Zeroizing<Vec<u8>>,
+    /// Whether that is one of the handler's.
+    is_word: bool,
     /// Whether the next acknowledgement is for fewer than [`ACK_BYTES`].
     is_due: bool,
     /// Whether nothing is taken any more.
@@ -28,7 +30,8 @@ pub(crate) struct Saying {
 impl Saying {
     /// Goes on at the end of a frame.
     pub(crate) fn new(acknowledgement: Acknowledgement, rest: Zeroizing<Vec<u8>>) -> Self {
-        Self { acknowledgement, rest, is_due: false, is_over: false, waiting: None }
+        let (is_word, is_due, is_over) = (false, false, false);
+        Self { acknowledgement, rest, is_word, is_due, is_over, waiting: None }
     }
 
     /// Says as much as is taken now: what has begun, and what the peer must know.
@@ -49,7 +52,7 @@ impl Saying {
                 return;
             }
             // One that is silent keeps no room.
-            self.rest = Zeroizing::default();
+            (self.rest, self.is_word) = (Zeroizing::default(), false);
             let fewest = if std::mem::take(&mut self.is_due) { 1 } else { ACK_BYTES };
             if receipt.owed() < fewest {
                 return;
@@ -71,8 +74,7 @@ impl Saying {
         }
     }
 
-    /// Takes a frame to say it; is done when the stream has taken all of it, and of what
-    /// was said before. Dropped half-way, the frame is forgotten unless it was taken.
+    /// Takes a frame to say it; is done when the stream has taken all of it. Dropped half-way, the frame is forgotten unless it was taken.
     ///
     /// # Errors
     ///
@@ -85,11 +87,13 @@ impl Saying {
         if self.is_over {
             return Poll::Ready(Err(WireError::Closed));
         }
-        if self.rest.is_empty() {
-            match frame.take() {
-                Some(frame) => self.rest = frame,
-                None => return Poll::Ready(Ok(())),
-            }
+        if frame.is_none() && !self.is_word {
+            return Poll::Ready(Ok(()));
+        }
+        if self.rest.is_empty()
+            && let Some(frame) = frame.take()
+        {
+            (self.rest, self.is_word) = (frame, true);
         }
         self.waiting = Some(waker.clone());
         Poll::Pending
@@ -207,9 +211,28 @@ mod tests {
             ear.room = 1;
             saying.say(&mut ear, &mut receipt, false);
         }
+        for _ in 0..acknowledgement(2 * ACK_BYTES).len() {
+            ear.room = 1;
+            saying.say(&mut ear, &mut receipt, false);
+        }
         let all =
             [acknowledgement(ACK_BYTES), b"[a word]".to_vec(), acknowledgement(2 * ACK_BYTES)];
         assert_eq!(ear.heard, all.concat());
+    }
+
+    #[test]
+    fn a_word_is_said_though_the_next_acknowledgement_is_stuck() {
+        let (mut saying, mut receipt) = (saying(), Receipt::default());
+        let mut ear = Ear { room: 10, ..Ear::default() };
+        let mut word = Some(Zeroizing::new(b"[a word]".to_vec()));
+        assert_eq!(put(&mut saying, &mut word), Poll::Pending);
+        receipt.wrote(ACK_BYTES);
+        saying.say(&mut ear, &mut receipt, false);
+        assert_eq!(ear.heard, b"[a word][a");
+        assert_eq!(put(&mut saying, &mut word), Poll::Ready(true));
+        let mut next = Some(Zeroizing::new(b"[another]".to_vec()));
+        assert_eq!(put(&mut saying, &mut next), Poll::Pending);
+        assert!(next.is_some(), "an acknowledgement has begun");
     }
 
     #[test]
