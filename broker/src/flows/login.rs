@@ -314,7 +314,7 @@ impl LoginDesk {
         let user = person.user.clone();
         let pool = tokio::select! {
             biased;
-            () = revoked.of(&user) => return Err(Code::EndedByAdministrator.into()),
+            code = revoked.of(&user) => return Err(code.into()),
             pool = self.choose(talk, &person, class) => pool?,
         };
         let applicant = Applicant {
@@ -332,7 +332,7 @@ impl LoginDesk {
             tokio::select! {
                 biased;
                 _ = link.connection.closed() => Err(Stopped::Gone),
-                () = revoked.of(&user) => Err(Code::EndedByAdministrator.into()),
+                code = revoked.of(&user) => Err(code.into()),
                 outcome = self.assignments.assign(&applicant, &tell) => Ok(outcome?),
             }
         };
@@ -340,8 +340,8 @@ impl LoginDesk {
         talk.say(&BrokerMessage::Progress { phase: Step::Assigned, expected_ms: None }).await?;
         // What was stored too late to be found among the sessions that were ended gets no
         // ticket, and lapses by itself.
-        if revoked.has_come(&user) {
-            return Err(Code::EndedByAdministrator.into());
+        if let Some(code) = revoked.has_come(&user) {
+            return Err(code.into());
         }
         let answer = self.assignments.ticket(&applicant, sid, &assigned)?;
         talk.say(&BrokerMessage::Ticket(Box::new(answer))).await?;

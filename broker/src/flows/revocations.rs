@@ -3,6 +3,7 @@
 //! Ending a person's sessions reaches what the store has. A login whose password was
 //! good a moment ago is not in there yet: it may wait for a desktop for minutes.
 
+use tegata_proto::code::Code;
 use tegata_proto::id::UserId;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
@@ -44,24 +45,27 @@ impl Revocations {
 }
 
 impl Revoked {
-    /// Waits until this person is revoked. Loses nothing when it is dropped half-way.
-    pub async fn of(&mut self, user: &UserId) {
+    /// Waits until this person is revoked, or may have been, and returns what they are
+    /// told. Loses nothing when it is dropped half-way.
+    pub async fn of(&mut self, user: &UserId) -> Code {
         loop {
             match self.0.recv().await {
                 Ok(whom) if !is(&whom, user) => {}
-                Ok(_) | Err(RecvError::Lagged(_)) => return,
+                Ok(_) => return Code::EndedByAdministrator,
+                Err(RecvError::Lagged(_)) => return Code::Unavailable,
                 Err(RecvError::Closed) => std::future::pending().await,
             }
         }
     }
 
-    /// Tells whether this person has been revoked.
-    pub fn has_come(&mut self, user: &UserId) -> bool {
+    /// Returns what this person is told, if they have been revoked or may have been.
+    pub fn has_come(&mut self, user: &UserId) -> Option<Code> {
         loop {
             match self.0.try_recv() {
                 Ok(whom) if !is(&whom, user) => {}
-                Ok(_) | Err(TryRecvError::Lagged(_)) => return true,
-                Err(TryRecvError::Empty | TryRecvError::Closed) => return false,
+                Ok(_) => return Some(Code::EndedByAdministrator),
+                Err(TryRecvError::Lagged(_)) => return Some(Code::Unavailable),
+                Err(TryRecvError::Empty | TryRecvError::Closed) => return None,
             }
         }
     }
@@ -81,17 +85,17 @@ mod tests {
         let revocations = Revocations::default();
         revocations.tell(Some(sato.clone()));
         let mut login = revocations.listen();
-        assert!(!login.has_come(&sato), "that was before");
+        assert_eq!(login.has_come(&sato), None, "that was before");
         revocations.tell(Some(tanaka.clone()));
-        assert!(!login.has_come(&sato));
+        assert_eq!(login.has_come(&sato), None);
         revocations.tell(Some(sato.clone()));
         revocations.tell(Some(tanaka));
-        assert!(login.has_come(&sato));
+        assert_eq!(login.has_come(&sato), Some(Code::EndedByAdministrator));
         revocations.tell(None);
-        assert!(login.has_come(&sato));
+        assert_eq!(login.has_come(&sato), Some(Code::EndedByAdministrator));
         for _ in 0..=KEPT {
             revocations.tell(Some("honsho/3".parse().unwrap()));
         }
-        assert!(login.has_come(&sato), "it has not heard everything");
+        assert_eq!(login.has_come(&sato), Some(Code::Unavailable), "it has not heard everything");
     }
 }
