@@ -3,7 +3,14 @@
 //! Xvfb maps its frame buffer to a file in the XWD format (X11's `XWDFile.h`), so looking at a
 //! pixel costs one read and disturbs no X client.
 
-use std::{fs::File, os::unix::fs::FileExt as _, path::Path, process::Command, time::Duration};
+use std::{
+    fs::File,
+    os::unix::fs::FileExt as _,
+    path::Path,
+    process::{self, Command},
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -50,7 +57,8 @@ impl Screen {
         let xvfb = Child::spawn(
             "xvfb",
             Command::new(package::program("Xvfb")?)
-                .args(["-displayfd", "1", "-screen", "0", &format!("{width}x{height}x24")])
+                .args([&free_number(), "-displayfd", "1"])
+                .args(["-screen", "0", &format!("{width}x{height}x24")])
                 .args(["-nolisten", "tcp", "-noreset", "-fbdir"])
                 .arg(folder.path()),
             folder.path(),
@@ -164,6 +172,15 @@ impl Screen {
         command.args(arguments).env("DISPLAY", &self.display);
         run("xdotool", &mut command, b"", TOOL).map(drop)
     }
+}
+
+/// Returns a display that nobody else has had lately. Where Xvfb looks for one itself, it may take
+/// that of another that is ending, which then removes the socket of both.
+fn free_number() -> String {
+    static STARTED: AtomicU32 = AtomicU32::new(0);
+    let started = STARTED.fetch_add(1, Ordering::Relaxed);
+    let number = process::id().wrapping_mul(8).wrapping_add(started) % 50_000;
+    format!(":{}", 1_000 + number)
 }
 
 impl Frame {
