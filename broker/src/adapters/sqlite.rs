@@ -71,9 +71,8 @@ const READER_LIMIT: Duration = Duration::from_secs(5);
 /// Pages of the log after which it is written back to the file; at 4 KiB, 32 MiB.
 const CHECKPOINT_PAGES: &str = "8192";
 
-/// The writer's page cache, in KiB (negative by `SQLite`'s convention). What is not in it
-/// is in the kernel's; with each login's rows in it, it would only grow.
-const CACHE_KIB: &str = "-8192";
+/// The writer's page cache, in KiB (negative by `SQLite`'s convention).
+const CACHE_KIB: &str = "-32768";
 
 /// Why the store cannot be opened.
 #[derive(Debug, thiserror::Error)]
