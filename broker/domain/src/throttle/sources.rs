@@ -53,6 +53,10 @@ fn every(per_minute: NonZeroU32) -> Duration {
     MINUTE / per_minute.get()
 }
 
+fn after(retry_after: Duration) -> Result<(), Throttled> {
+    if retry_after.is_zero() { Ok(()) } else { Err(Throttled { retry_after }) }
+}
+
 impl<S: Ord + Copy> Sources<S> {
     pub(super) fn new() -> Self {
         Self(Table::new(SOURCES_MAX))
@@ -70,12 +74,10 @@ impl<S: Ord + Copy> Sources<S> {
                 .failures
                 .wait(row.failure_every, now)
                 .max(row.logins.wait(every(limits.logins_per_minute), now));
-            let outcome = if retry_after.is_zero() {
+            let outcome = after(retry_after);
+            if outcome.is_ok() {
                 row.logins.take(every(limits.logins_per_minute), now);
-                Ok(())
-            } else {
-                Err(Throttled { retry_after })
-            };
+            }
             (outcome, row.full_at())
         })
     }
@@ -88,9 +90,7 @@ impl<S: Ord + Copy> Sources<S> {
     ) -> Result<(), Throttled> {
         self.0.change(&source, now, |row| {
             row.failure_every = every(limits.failures_per_minute);
-            let retry_after = row.failures.wait(row.failure_every, now);
-            let outcome =
-                if retry_after.is_zero() { Ok(()) } else { Err(Throttled { retry_after }) };
+            let outcome = after(row.failures.wait(row.failure_every, now));
             (outcome, row.full_at())
         })
     }
