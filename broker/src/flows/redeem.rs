@@ -233,12 +233,22 @@ impl RedeemDesk {
         event: Event,
         carried: Option<Carried>,
     ) {
-        let now = self.followups.clock.now();
-        let event =
-            SessionEvent { sid, event, link: Some(link), carried, actor: Actor::Broker, now };
+        let event = self.of_link(sid, link, event, carried);
         if !record(&self.followups, event.clone()).await {
             self.keep_telling(event, TELL_AGAIN);
         }
+    }
+
+    /// Returns what is told of a link.
+    fn of_link(
+        &self,
+        sid: SessionId,
+        link: LinkNumber,
+        event: Event,
+        carried: Option<Carried>,
+    ) -> SessionEvent {
+        let now = self.followups.clock.now();
+        SessionEvent { sid, event, link: Some(link), carried, actor: Actor::Broker, now }
     }
 
     /// Has the store told until it has heard: without a report the session would hold its
@@ -379,9 +389,7 @@ impl Broker for RedeemDesk {
 
     fn broke_off(&self, report: LinkReport) {
         let (event, carried) = self.ended(&report);
-        let (link, carried, now) = (Some(report.link), Some(carried), self.followups.clock.now());
-        let event =
-            SessionEvent { sid: report.sid, event, link, carried, actor: Actor::Broker, now };
+        let event = self.of_link(report.sid, report.link, event, Some(carried));
         self.keep_telling(event, Duration::ZERO);
     }
 }

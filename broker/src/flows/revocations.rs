@@ -9,7 +9,7 @@ use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 
 /// How many are kept for a login that does not listen for the moment. One that has
-/// missed some counts as revoked.
+/// missed some is refused, and may be tried again.
 const KEPT: usize = 256;
 
 /// One person, or everybody.
