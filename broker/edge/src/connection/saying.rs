@@ -45,9 +45,7 @@ impl Saying {
                     Given::Gone => self.is_over = true,
                 }
             }
-            if let Some(waker) = self.waiting.take() {
-                waker.wake();
-            }
+            self.wake();
             if self.is_over {
                 return;
             }
@@ -69,12 +67,17 @@ impl Saying {
     /// Says no more, without another look at the stream.
     pub(crate) fn lose_agent(&mut self) {
         self.is_over = true;
+        self.wake();
+    }
+
+    fn wake(&mut self) {
         if let Some(waker) = self.waiting.take() {
             waker.wake();
         }
     }
 
-    /// Takes a frame to say it; is done when the stream has taken all of it. Dropped half-way, the frame is forgotten unless it was taken.
+    /// Takes a frame to say it; is done when the stream has taken all of it. Dropped
+    /// half-way, the frame is forgotten unless it was taken.
     ///
     /// # Errors
     ///
