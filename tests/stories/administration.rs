@@ -12,6 +12,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 use tegata_parts::fake::FakeDesktop;
 use tegata_parts::process::Child;
+use tegata_tests::api::Api;
 use tegata_tests::site::{Site, pool, program};
 use tegata_tests::staff::echo;
 use tegata_tests::wait;
@@ -145,17 +146,22 @@ fn a_disconnected_session_ends_on_the_thin_client_and_keeps_its_desktop() -> Res
     Ok(())
 }
 
-#[test]
-fn a_terminated_session_is_over_on_both_sides_and_says_when_its_last_byte_was() -> Result<()> {
+/// A pool of two desktops for these people.
+fn two_desktops<const N: usize>(staff: [&str; N]) -> Result<(Site, Api, [FakeDesktop; 2])> {
     let desktops = [FakeDesktop::echo(b"")?, FakeDesktop::echo(b"")?];
-    let addresses = [desktops[0].address(), desktops[1].address()];
-    let staff = ["sato", "tanaka"];
+    let addresses = desktops.each_ref().map(FakeDesktop::address);
     let site = Site::builder()
         .people(&staff.map(|name| (name, PASSWORD, &["keiri"][..])))?
         .pool(pool("keiri", "keiri", &addresses))
         .start()?;
     let api = site.api()?;
     api.wait_for_desktops("keiri", "ready", 2)?;
+    Ok((site, api, desktops))
+}
+
+#[test]
+fn a_terminated_session_is_over_on_both_sides_and_says_when_its_last_byte_was() -> Result<()> {
+    let (site, api, _desktops) = two_desktops(["sato", "tanaka"])?;
     let (mut sato, mut tanaka) = (site.login("sato", PASSWORD)?, site.login("tanaka", PASSWORD)?);
     let (mut satos, mut tanakas) = (sato.desktop()?, tanaka.desktop()?);
     echo(&mut satos, "working")?;
@@ -185,15 +191,7 @@ fn a_terminated_session_is_over_on_both_sides_and_says_when_its_last_byte_was() 
 
 #[test]
 fn who_is_revoked_while_they_wait_for_a_desktop_gets_none() -> Result<()> {
-    let desktops = [FakeDesktop::echo(b"")?, FakeDesktop::echo(b"")?];
-    let addresses = [desktops[0].address(), desktops[1].address()];
-    let staff = ["sato", "tanaka", "suzuki"];
-    let site = Site::builder()
-        .people(&staff.map(|name| (name, PASSWORD, &["keiri"][..])))?
-        .pool(pool("keiri", "keiri", &addresses))
-        .start()?;
-    let api = site.api()?;
-    api.wait_for_desktops("keiri", "ready", 2)?;
+    let (site, api, _desktops) = two_desktops(["sato", "tanaka", "suzuki"])?;
     // Who somebody is, is known once they have been here. Their desktop is nobody else's then.
     let mut sato = site.login("sato", PASSWORD)?;
     sato.event("attached")?;

@@ -65,6 +65,18 @@ async fn beside(
     Report { code, events: person.events }
 }
 
+/// Carries a run by one gateway, its desktop on a loopback port, while the test does
+/// something beside it.
+async fn forwarded_by(
+    office: &mut Office,
+    gateway: Gateway,
+    doing: impl AsyncFnOnce(Receiver<Event>),
+) -> Report {
+    let broker = admitting(office, &answer(vec![gateway]));
+    let stop = CancellationToken::new();
+    beside(&office.agent(), to(broker, forward()), &stop, doing).await
+}
+
 async fn alone(agent: &Agent, run: Run) -> Report {
     beside(agent, run, &CancellationToken::new(), |_| async {}).await
 }
@@ -162,10 +174,7 @@ async fn bytes_go_through_the_forward_and_its_close_is_a_disconnect() {
     let mut office = Office::new();
     let byes = Byes::default();
     let gateway = echoing(&mut office, &byes);
-    let broker = admitting(&mut office, &answer(vec![gateway]));
-    let agent = office.agent();
-    let stop = CancellationToken::new();
-    let report = beside(&agent, to(broker, forward()), &stop, |mut watch| async move {
+    let report = forwarded_by(&mut office, gateway, |mut watch| async move {
         let mut viewer = forwarded(&mut watch).await;
         let sent: Vec<u8> = (0..300_000_u32).map(|n| n.to_le_bytes()[0]).collect();
         let (mut read, mut write) = viewer.split();

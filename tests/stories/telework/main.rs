@@ -86,6 +86,15 @@ fn carry(
     })
 }
 
+/// Has Sato log in at the thin client's place in the network.
+fn sits_down(network: &Network, site: &Site) -> Result<(Login, TcpStream)> {
+    network.client().inside(|| {
+        let sato = site.login("sato", PASSWORD)?;
+        let desktop = sato.desktop()?;
+        Ok((sato, desktop))
+    })
+}
+
 #[test]
 fn sato_works_from_home_and_from_the_train_and_every_byte_arrives_both_ways() -> Result<()> {
     let network = Network::builder()
@@ -102,11 +111,7 @@ fn sato_works_from_home_and_from_the_train_and_every_byte_arrives_both_ways() ->
     let site = &office.site;
     for (uplink, place) in [(Uplink::Wifi, "home"), (Uplink::Lte, "train")] {
         network.switch_to(uplink)?;
-        let (mut sato, desktop) = network.client().inside(|| {
-            let sato = site.login("sato", PASSWORD)?;
-            let desktop = sato.desktop()?;
-            Ok((sato, desktop))
-        })?;
+        let (mut sato, desktop) = sits_down(&network, site)?;
         let sessions = network.server().inside(|| site.api()?.sessions())?;
         assert_eq!(sessions.len(), 1, "{sessions:?}");
         assert_eq!(sessions[0]["class"], place, "the broker sees where Sato is");
@@ -121,11 +126,7 @@ fn sato_goes_from_the_desk_to_the_meeting_room_and_no_byte_is_lost() -> Result<(
     let network = Network::builder().start()?;
     let office = network.server().inside(|| Office::open(|site| site.at(SERVER.into())))?;
     let site = &office.site;
-    let (mut sato, desktop) = network.client().inside(|| {
-        let sato = site.login("sato", PASSWORD)?;
-        let desktop = sato.desktop()?;
-        Ok((sato, desktop))
-    })?;
+    let (mut sato, desktop) = sits_down(&network, site)?;
     let sessions = || network.server().inside(|| site.api()?.sessions());
     let before = sessions()?;
     let roams = [Uplink::Lte, Uplink::Wifi, Uplink::Lte];
@@ -164,11 +165,7 @@ fn on_a_line_with_short_packets_every_byte_arrives_by_quic_and_by_tcp() -> Resul
         if transport == "tcp" {
             network.forbid_udp()?;
         }
-        let (mut sato, desktop) = network.client().inside(|| {
-            let sato = office.site.login("sato", PASSWORD)?;
-            let desktop = sato.desktop()?;
-            Ok((sato, desktop))
-        })?;
+        let (mut sato, desktop) = sits_down(&network, &office.site)?;
         assert_eq!(carried_by(&sato, "attached").as_deref(), Some(transport));
         carry(&desktop, Dice::new(), |sent| {
             // On the other line as well, whose packets are as short.
@@ -215,11 +212,7 @@ fn where_a_hotel_lets_no_udp_pass_sato_logs_in_and_works_all_the_same() -> Resul
     let office = network.server().inside(|| Office::open(|site| site.at(SERVER.into())))?;
     let site = &office.site;
     network.forbid_udp()?;
-    let (mut sato, desktop) = network.client().inside(|| {
-        let sato = site.login("sato", PASSWORD)?;
-        let desktop = sato.desktop()?;
-        Ok((sato, desktop))
-    })?;
+    let (mut sato, desktop) = sits_down(&network, site)?;
     let attached = sato.event("attached")?;
     println!("{}", serde_json::json!({ "attached_ms": attached["elapsed_ms"] }));
     let (connected, attached) = (carried_by(&sato, "connected"), carried_by(&sato, "attached"));
@@ -236,11 +229,7 @@ fn a_session_goes_on_by_tcp_when_udp_is_forbidden_and_by_quic_when_it_is_allowed
     let network = Network::builder().quality(Uplink::Wifi, Quality::WIFI).start()?;
     let office = network.server().inside(|| Office::open(|site| site.at(SERVER.into())))?;
     let site = &office.site;
-    let (mut sato, desktop) = network.client().inside(|| {
-        let sato = site.login("sato", PASSWORD)?;
-        let desktop = sato.desktop()?;
-        Ok((sato, desktop))
-    })?;
+    let (mut sato, desktop) = sits_down(&network, site)?;
     assert_eq!(carried_by(&sato, "attached").as_deref(), Some("quic"));
     let mut allowed = None;
     let allowed = Mutex::new(&mut allowed);
@@ -301,11 +290,7 @@ fn where_ipv6_leads_nowhere_any_more_the_session_goes_on_by_ipv4() -> Result<()>
     assert_eq!(sato.exit()?, 50, "{}", sato.log());
 
     // And from the start, where only the ticket tells of IPv6.
-    let (mut sato, desktop) = network.client().inside(|| {
-        let sato = site.login("sato", PASSWORD)?;
-        let desktop = sato.desktop()?;
-        Ok((sato, desktop))
-    })?;
+    let (mut sato, desktop) = sits_down(&network, site)?;
     let attached = sato.event("attached")?;
     println!("{}", serde_json::json!({ "attached_ms": attached["elapsed_ms"] }));
     assert_eq!(attached["address"], site.listen().to_string());
@@ -353,11 +338,7 @@ fn on_another_network_without_udp_the_session_goes_on_over_another_link() -> Res
     let office = network.server().inside(|| Office::open(|site| site.at(SERVER.into())))?;
     let site = &office.site;
     network.forbid_udp()?;
-    let (mut sato, desktop) = network.client().inside(|| {
-        let sato = site.login("sato", PASSWORD)?;
-        let desktop = sato.desktop()?;
-        Ok((sato, desktop))
-    })?;
+    let (mut sato, desktop) = sits_down(&network, site)?;
     let end = Instant::now() + CROSSING;
     carry(&desktop, Dice::new(), |sent| {
         thread::sleep(PACE);

@@ -80,10 +80,7 @@ async fn a_forward_that_is_closed_before_its_desktop_is_gone_ends_as_a_disconnec
         tokio::time::sleep(Duration::from_secs(1)).await;
         peer.say(&GatewayMessage::Error(Code::ResumeLost.into())).await
     });
-    let broker = admitting(&mut office, &answer(vec![gateway]));
-    let agent = office.agent();
-    let stop = CancellationToken::new();
-    let report = beside(&agent, to(broker, forward()), &stop, |mut watch| async move {
+    let report = forwarded_by(&mut office, gateway, |mut watch| async move {
         let viewer = forwarded(&mut watch).await;
         comes(&mut watch, "link_lost").await;
         drop(viewer);
@@ -203,19 +200,15 @@ async fn what_a_desktop_sent_before_its_end_arrives_over_a_slow_line() {
     };
     let (address, wire) = office.wire(gateway.addresses[0]);
     gateway.addresses = vec![address];
-    let broker = admitting(&mut office, &answer(vec![gateway]));
-    let agent = office.agent();
-    let stop = CancellationToken::new();
-    let report =
-        beside(&agent, to(broker, forward()), &stop, async |mut watch: Receiver<Event>| {
-            let mut viewer = forwarded(&mut watch).await;
-            // About 50 kilobytes a second.
-            wire.set_delay(Duration::from_millis(25));
-            let mut all = Vec::new();
-            viewer.read_to_end(&mut all).await.expect("an orderly end");
-            assert!(all == down, "{} of {} bytes came", all.len(), down.len());
-        })
-        .await;
+    let report = forwarded_by(&mut office, gateway, async |mut watch: Receiver<Event>| {
+        let mut viewer = forwarded(&mut watch).await;
+        // About 50 kilobytes a second.
+        wire.set_delay(Duration::from_millis(25));
+        let mut all = Vec::new();
+        viewer.read_to_end(&mut all).await.expect("an orderly end");
+        assert!(all == down, "{} of {} bytes came", all.len(), down.len());
+    })
+    .await;
     assert_eq!((report.code, report.code.exit()), (Code::DesktopLost, 41));
     let acknowledged = *acknowledged.lock().expect("no panic");
     assert!(acknowledged > 500_000, "the gateway hears how far it is: {acknowledged}");

@@ -112,16 +112,12 @@ async fn answers_that_are_lost_cost_a_number_each_and_no_byte() {
             }
         })
     };
-    let broker = admitting(&mut office, &answer(vec![gateway]));
-    let agent = office.agent();
-    let stop = CancellationToken::new();
-    let report =
-        beside(&agent, to(broker, forward()), &stop, async |mut watch: Receiver<Event>| {
-            let mut viewer = forwarded(&mut watch).await;
-            assert!(exchange(&mut viewer, &up, down.len()).await == down, "in order");
-            arrived(&desk, &up).await;
-        })
-        .await;
+    let report = forwarded_by(&mut office, gateway, async |mut watch: Receiver<Event>| {
+        let mut viewer = forwarded(&mut watch).await;
+        assert!(exchange(&mut viewer, &up, down.len()).await == down, "in order");
+        arrived(&desk, &up).await;
+    })
+    .await;
     assert_eq!((links(&report, "link_lost"), links(&report, "resumed")), (1, 1));
     let numbers: Vec<u64> = desk.held().attaches.iter().map(|attach| attach.link.0).collect();
     assert_eq!(numbers, [1, 2, 3, 4]);
@@ -254,10 +250,7 @@ async fn a_forwards_one_connection_does_not_outlive_its_desktops() {
             }
         })
     };
-    let broker = admitting(&mut office, &answer(vec![gateway]));
-    let agent = office.agent();
-    let stop = CancellationToken::new();
-    let report = beside(&agent, to(broker, forward()), &stop, |mut watch| async move {
+    let report = forwarded_by(&mut office, gateway, |mut watch| async move {
         let mut viewer = forwarded(&mut watch).await;
         let mut all = Vec::new();
         let _ = viewer.read_to_end(&mut all).await;
@@ -503,10 +496,7 @@ async fn a_viewer_that_closes_meanwhile_ends_the_run() {
         peer.connection.closed().await;
         Ok(())
     });
-    let broker = admitting(&mut office, &answer(vec![gateway]));
-    let agent = office.agent();
-    let stop = CancellationToken::new();
-    let report = beside(&agent, to(broker, forward()), &stop, |mut watch| async move {
+    let report = forwarded_by(&mut office, gateway, |mut watch| async move {
         let viewer = forwarded(&mut watch).await;
         comes(&mut watch, "link_lost").await;
         drop(viewer);

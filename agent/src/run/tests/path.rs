@@ -26,24 +26,20 @@ async fn a_path_that_falls_silent_is_raced_long_before_quic_gives_it_up() {
     // The first address goes dark; the gateway's other one is reached as before.
     let (first, wire) = office.wire(gateway.addresses[0]);
     gateway.addresses.insert(0, first);
-    let broker = admitting(&mut office, &answer(vec![gateway]));
-    let agent = office.agent();
-    let stop = CancellationToken::new();
-    let report =
-        beside(&agent, to(broker, forward()), &stop, async |mut watch: Receiver<Event>| {
-            let mut viewer = forwarded(&mut watch).await;
-            assert!(exchange(&mut viewer, &up[..100_000], down.len()).await == down, "in order");
-            wire.set_dark(true);
-            let dark = tokio::time::Instant::now();
-            viewer.write_all(&up[100_000..]).await.expect("it is kept");
-            comes(&mut watch, "link_lost").await;
-            let noticed = dark.elapsed();
-            arrived(&desk, &up).await;
-            let patience = Duration::from_millis(1400)..Duration::from_millis(2500);
-            assert!(patience.contains(&noticed), "{noticed:?}");
-            assert!(dark.elapsed() < Duration::from_secs(4), "{:?}", dark.elapsed());
-        })
-        .await;
+    let report = forwarded_by(&mut office, gateway, async |mut watch: Receiver<Event>| {
+        let mut viewer = forwarded(&mut watch).await;
+        assert!(exchange(&mut viewer, &up[..100_000], down.len()).await == down, "in order");
+        wire.set_dark(true);
+        let dark = tokio::time::Instant::now();
+        viewer.write_all(&up[100_000..]).await.expect("it is kept");
+        comes(&mut watch, "link_lost").await;
+        let noticed = dark.elapsed();
+        arrived(&desk, &up).await;
+        let patience = Duration::from_millis(1400)..Duration::from_millis(2500);
+        assert!(patience.contains(&noticed), "{noticed:?}");
+        assert!(dark.elapsed() < Duration::from_secs(4), "{:?}", dark.elapsed());
+    })
+    .await;
     assert_eq!((links(&report, "link_lost"), links(&report, "resumed")), (1, 1));
 }
 
@@ -70,33 +66,29 @@ async fn what_the_old_link_brings_while_a_new_one_attaches_is_not_brought_twice(
     };
     let (first, wire) = office.wire(gateway.addresses[0]);
     gateway.addresses.insert(0, first);
-    let broker = admitting(&mut office, &answer(vec![gateway]));
-    let agent = office.agent();
-    let stop = CancellationToken::new();
-    let report =
-        beside(&agent, to(broker, forward()), &stop, async |mut watch: Receiver<Event>| {
-            let mut viewer = forwarded(&mut watch).await;
-            assert!(exchange(&mut viewer, &up[..1_000], before.len()).await == before, "in order");
-            wire.set_dark(true);
-            viewer.write_all(&up[1_000..]).await.expect("it is kept");
-            while desk.held().attaches.len() < 2 {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-            // The new link has been asked for, and the old one is back.
-            wire.set_dark(false);
-            desk.send(meanwhile);
-            let mut back = vec![0; 100_000];
-            viewer.read_exact(&mut back).await.expect("by the old link");
-            assert!(!watch_has(&mut watch, "resumed"), "it is not the new one yet");
-            comes(&mut watch, "resumed").await;
-            assert_eq!(desk.held().attaches.len(), 3, "the new one has been answered");
-            desk.send(b"the end");
-            let mut rest = vec![0; meanwhile.len() - back.len() + 7];
-            viewer.read_exact(&mut rest).await.expect("by the new link");
-            assert!([back, rest].concat() == [meanwhile, b"the end"].concat(), "once, in order");
-            arrived(&desk, &up).await;
-        })
-        .await;
+    let report = forwarded_by(&mut office, gateway, async |mut watch: Receiver<Event>| {
+        let mut viewer = forwarded(&mut watch).await;
+        assert!(exchange(&mut viewer, &up[..1_000], before.len()).await == before, "in order");
+        wire.set_dark(true);
+        viewer.write_all(&up[1_000..]).await.expect("it is kept");
+        while desk.held().attaches.len() < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        // The new link has been asked for, and the old one is back.
+        wire.set_dark(false);
+        desk.send(meanwhile);
+        let mut back = vec![0; 100_000];
+        viewer.read_exact(&mut back).await.expect("by the old link");
+        assert!(!watch_has(&mut watch, "resumed"), "it is not the new one yet");
+        comes(&mut watch, "resumed").await;
+        assert_eq!(desk.held().attaches.len(), 3, "the new one has been answered");
+        desk.send(b"the end");
+        let mut rest = vec![0; meanwhile.len() - back.len() + 7];
+        viewer.read_exact(&mut rest).await.expect("by the new link");
+        assert!([back, rest].concat() == [meanwhile, b"the end"].concat(), "once, in order");
+        arrived(&desk, &up).await;
+    })
+    .await;
     assert_eq!((links(&report, "link_lost"), links(&report, "resumed")), (1, 1));
     assert_eq!(links(&report, "attached"), 1);
 }

@@ -99,15 +99,11 @@ async fn a_gateway_that_takes_an_attach_by_quic_and_is_silent_is_asked_by_tcp() 
             }
         }
     });
-    let broker = admitting(&mut office, &answer(vec![gateway]));
-    let agent = office.agent();
-    let stop = CancellationToken::new();
-    let report =
-        beside(&agent, to(broker, forward()), &stop, async |mut watch: Receiver<Event>| {
-            let mut viewer = forwarded(&mut watch).await;
-            assert_eq!(exchange(&mut viewer, b"x", 5).await, b"bytes");
-        })
-        .await;
+    let report = forwarded_by(&mut office, gateway, async |mut watch: Receiver<Event>| {
+        let mut viewer = forwarded(&mut watch).await;
+        assert_eq!(exchange(&mut viewer, b"x", 5).await, b"bytes");
+    })
+    .await;
     assert_eq!(transports(&report, "connected"), ["quic"]);
     assert_eq!(transports(&report, "attached"), ["tcp"]);
     let held = desk.held();
@@ -223,29 +219,25 @@ async fn what_tcp_brings_while_quic_takes_over_is_not_brought_twice() {
     let (address, wire) = office.wire(gateway.addresses[0]);
     gateway.addresses = vec![address];
     wire.set_udp_dark(true);
-    let broker = admitting(&mut office, &answer(vec![gateway]));
-    let agent = office.agent();
-    let stop = CancellationToken::new();
-    let report =
-        beside(&agent, to(broker, forward()), &stop, async |mut watch: Receiver<Event>| {
-            let mut viewer = forwarded(&mut watch).await;
-            assert!(exchange(&mut viewer, &up[..1_000], before.len()).await == before, "in order");
-            wire.set_udp_dark(false);
-            while desk.held().attaches.len() < 2 {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-            // QUIC has been asked for, and TCP carries on.
-            desk.send(meanwhile);
-            let back = exchange(&mut viewer, &up[1_000..], meanwhile.len()).await;
-            assert!(back == meanwhile, "once, in order");
-            comes(&mut watch, "migrated").await;
-            desk.send(b"the end");
-            let mut rest = [0; 7];
-            viewer.read_exact(&mut rest).await.expect("by QUIC");
-            assert_eq!(&rest, b"the end");
-            arrived(&desk, &up).await;
-        })
-        .await;
+    let report = forwarded_by(&mut office, gateway, async |mut watch: Receiver<Event>| {
+        let mut viewer = forwarded(&mut watch).await;
+        assert!(exchange(&mut viewer, &up[..1_000], before.len()).await == before, "in order");
+        wire.set_udp_dark(false);
+        while desk.held().attaches.len() < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        // QUIC has been asked for, and TCP carries on.
+        desk.send(meanwhile);
+        let back = exchange(&mut viewer, &up[1_000..], meanwhile.len()).await;
+        assert!(back == meanwhile, "once, in order");
+        comes(&mut watch, "migrated").await;
+        desk.send(b"the end");
+        let mut rest = [0; 7];
+        viewer.read_exact(&mut rest).await.expect("by QUIC");
+        assert_eq!(&rest, b"the end");
+        arrived(&desk, &up).await;
+    })
+    .await;
     assert_eq!((links(&report, "link_lost"), links(&report, "migrated")), (0, 1));
     assert_eq!(links(&report, "attached"), 1);
 }
