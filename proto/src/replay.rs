@@ -21,6 +21,10 @@ pub const ACK_DELAY: Duration = Duration::from_millis(100);
 /// beside its own.
 const CHUNKS_MAX: usize = 16 * 1024;
 
+/// Whether anything is kept and acknowledged. Only `tegata-bench replay` builds programs that do
+/// not, to compare with: their sessions end with their link.
+const KEEPS: bool = !cfg!(keeps_nothing);
+
 /// The bytes of one direction that may have to be sent again.
 ///
 /// INVARIANT: `acknowledged <= sent <= highest <= end`; `chunks` follow one another
@@ -97,6 +101,11 @@ impl Replay {
             && start + bytes.len() as u64 <= self.sent
         {
             self.next += 1;
+        }
+        if !KEEPS {
+            self.chunks.drain(..self.next);
+            self.next = 0;
+            self.acknowledged = self.sent;
         }
     }
 
@@ -187,7 +196,7 @@ impl Receipt {
     /// Returns how many of them the other side has not been told of: one is said
     /// within [`ACK_DELAY`], [`ACK_BYTES`] at once.
     pub fn owed(self) -> u64 {
-        self.written - self.said
+        if KEEPS { self.written - self.said } else { 0 }
     }
 
     /// Returns what to acknowledge, and notes that it is said.

@@ -16,6 +16,7 @@ mod office;
 mod picture;
 mod programs;
 mod relay;
+mod replay;
 mod report;
 mod revoke;
 mod roam;
@@ -57,8 +58,10 @@ pub fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
-    if arguments.bench == Bench::Picture {
-        return picture::draw(std::io::stdin().lock(), std::io::stdout().lock());
+    match arguments.bench {
+        Bench::Picture => return picture::draw(std::io::stdin().lock(), std::io::stdout().lock()),
+        Bench::Replay => return replay::run(arguments),
+        _ => {}
     }
     machine::raise_descriptor_limit()?;
     let programs = Programs::build(arguments.quick)?;
@@ -71,6 +74,6 @@ fn run(arguments: &Arguments) -> Result<()> {
         Bench::Roam => roam::run(&programs, arguments),
         Bench::Voice => voice::run(&programs, arguments),
         Bench::Revoke => revoke::run(&programs, arguments),
-        Bench::Picture => Ok(()),
+        Bench::Replay | Bench::Picture => Ok(()),
     }
 }

@@ -12,8 +12,8 @@ use std::time::Duration;
 use serde_json::Value;
 use tegata_parts::process::Child;
 
-/// How long one bench may take.
-const LIMIT: Duration = Duration::from_secs(100);
+/// How long one bench may take; `replay` is four of them.
+const LIMIT: Duration = Duration::from_secs(240);
 
 /// Runs a bench with small counts and returns its lines.
 fn bench(name: &str) -> Vec<Value> {
@@ -85,6 +85,20 @@ fn echo_measures_alone_and_beside_bulk() {
             let figure = figure.unwrap();
             assert!(figure["p50_us"].as_f64().unwrap() > 0.0, "{figure}");
         }
+    }
+}
+
+#[test]
+fn replay_compares_both_builds() {
+    let fields = ["cpu_ratio_down", "cpu_ratio_up", "echo_p50_ratio", "echo_p99_ratio"];
+    let figures = prints("replay", &fields);
+    for path in ["tegata-quic", "tegata-tcp", "haproxy"] {
+        let costs = figures.iter().filter(|line| {
+            line["figure"] == "gateway_cpu_s_per_gb"
+                && line["path"] == path
+                && line["ratio"].as_f64().unwrap() > 0.0
+        });
+        assert_eq!(costs.count(), 4, "{path}: both directions, one session and nine");
     }
 }
 

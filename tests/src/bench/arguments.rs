@@ -40,6 +40,8 @@ pub(super) enum Bench {
     Voice,
     /// How long bytes go on after all sessions were ended.
     Revoke,
+    /// What keeping bytes until they are acknowledged costs `relay` and `echo`.
+    Replay,
     /// Measures nothing: draws the lines of `roam` on standard input as an SVG on standard output.
     Picture,
 }

@@ -27,7 +27,7 @@ impl Programs {
     ///
     /// When they cannot be built, or are of another commit than the one checked out.
     pub(super) fn build(quick: bool) -> Result<Self> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no workspace")?;
+        let root = workspace()?;
         let folder = if quick {
             let this = env::current_exe()?;
             this.parent().context("this program is in no folder")?.to_owned()
@@ -36,7 +36,7 @@ impl Programs {
                 !cfg!(debug_assertions),
                 "a debug build is half of what it measures: cargo run --release -p tegata-tests"
             );
-            release(root)?
+            release()?
         };
         let head = git(root, &["rev-parse", "HEAD"])?;
         let mut dirty = false;
@@ -56,15 +56,31 @@ impl Programs {
     }
 }
 
-fn release(root: &Path) -> Result<PathBuf> {
-    let mut build = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    build.args(["build", "--locked", "--release"]).current_dir(root).stdout(Stdio::null());
+fn release() -> Result<PathBuf> {
+    let mut build = cargo("build")?;
+    build.stdout(Stdio::null());
     for (program, _) in PROGRAMS {
         build.args(["-p", program]);
     }
     ensure!(build.status()?.success(), "the release programs cannot be built");
-    let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from);
-    Ok(root.join(target).join("release"))
+    Ok(target()?.join("release"))
+}
+
+/// Returns a call of cargo for release programs, of exactly the libraries that are locked.
+pub(super) fn cargo(command: &str) -> Result<Command> {
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args([command, "--locked", "--release"]).current_dir(workspace()?);
+    Ok(cargo)
+}
+
+/// Returns the folder that cargo builds in.
+pub(super) fn target() -> Result<PathBuf> {
+    let target = env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
+    Ok(workspace()?.join(target))
+}
+
+fn workspace() -> Result<&'static Path> {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no workspace")
 }
 
 fn commit_of(program: &Path) -> Result<String> {

@@ -26,7 +26,6 @@ impl Report {
         configuration: &str,
         more: Value,
     ) -> Result<Self> {
-        let report = Self { bench };
         let mut line = json!({
             "circumstances": true,
             "commit": programs.commit,
@@ -35,8 +34,14 @@ impl Report {
             "configuration": configuration,
         });
         merge(&mut line, more);
-        report.line(line);
-        Ok(report)
+        Ok(Self::begin_as(bench, line))
+    }
+
+    /// Begins with circumstances that are known already.
+    pub(super) fn begin_as(bench: &'static str, circumstances: Value) -> Self {
+        let report = Self { bench };
+        report.line(circumstances);
+        report
     }
 
     /// Prints a figure.
