@@ -5,13 +5,13 @@
 //! desktop they get, [`Assignments`]'. A login becomes a ticket in
 //! [`LoginDesk::admit`].
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use tegata_domain::pool::Pool;
-use tegata_edge::connection::{RecvStream, SendStream};
 use tegata_edge::endpoint::{Handler, Link};
 use tegata_edge::network::{NetworkClass, NetworkClasses};
 use tegata_edge::retry::spread;
@@ -27,7 +27,7 @@ use tegata_proto::login::{
     AgentMessage, BrokerMessage, Failure, Hello, Method, OfferState, Password, Phase as Step,
     PoolOffer, Transaction, Welcome,
 };
-use tegata_proto::proof::Purpose;
+use tegata_proto::proof::{EXPORTER_LEN, Purpose};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -143,7 +143,47 @@ impl From<WireError> for Stopped {
     }
 }
 
-struct Talk<R = RecvStream, W = SendStream> {
+/// A connection, as far as the conversation that is led over it depends on it.
+pub trait Line: Sync {
+    /// Returns where the agent is.
+    fn address(&self) -> IpAddr;
+
+    /// Returns the TLS exporter that the proof is bound to.
+    fn exporter(&self) -> &[u8; EXPORTER_LEN];
+
+    /// The agent has shown a right to be here.
+    fn admit(&self);
+
+    /// Waits until the broker is going out of service.
+    fn closing(&self) -> impl Future<Output = ()> + Send;
+
+    /// Waits until the agent has gone.
+    fn closed(&self) -> impl Future<Output = ()> + Send;
+}
+
+impl Line for Link {
+    fn address(&self) -> IpAddr {
+        self.remote.ip()
+    }
+
+    fn exporter(&self) -> &[u8; EXPORTER_LEN] {
+        &self.exporter
+    }
+
+    fn admit(&self) {
+        self.stranger.admit();
+    }
+
+    async fn closing(&self) {
+        self.closing.cancelled().await;
+    }
+
+    async fn closed(&self) {
+        self.connection.closed().await;
+    }
+}
+
+struct Talk<R, W> {
     reader: FrameReader<R>,
     writer: FrameWriter<W>,
 }
@@ -208,36 +248,52 @@ impl LoginDesk {
     async fn lead(&self, link: Link, txn: Transaction) {
         let began = Instant::now();
         let streams = timeout_at(began + HELLO_DEADLINE, link.connection.accept_bi()).await;
-        let Ok(Ok((send, receive))) = streams else { return };
+        let Ok(Ok((mut send, mut receive))) = streams else { return };
+        // Its stream stays open while the agent takes the last word.
+        if self.hold(&link, &mut receive, &mut send, txn, began).await {
+            // The agent closes; the connection is dropped if it does not.
+            let _closed = timeout(FAREWELL, link.connection.closed()).await;
+        }
+    }
+
+    /// Holds the conversation of a connection that `began` then, on its one stream. Tells
+    /// whether the agent has heard how it ended.
+    pub async fn hold(
+        &self,
+        line: &impl Line,
+        receive: impl AsyncRead + Send + Unpin,
+        send: impl AsyncWrite + Send + Unpin,
+        txn: Transaction,
+        began: Instant,
+    ) -> bool {
         let mut talk = Talk { reader: FrameReader::new(receive), writer: FrameWriter::new(send) };
         let outcome = tokio::select! {
             biased;
-            () = link.closing.cancelled() => Err(Code::Unavailable.into()),
-            outcome = self.converse(&link, &mut talk, txn, began) => outcome,
+            () = line.closing() => Err(Code::Unavailable.into()),
+            outcome = self.converse(line, &mut talk, txn, began) => outcome,
         };
         match outcome {
-            Ok(()) => self.assignments.metrics.login(None),
+            Ok(()) => {
+                self.assignments.metrics.login(None);
+                true
+            }
             Err(Stopped::Refused(failure)) => {
                 self.assignments.metrics.login(Some(failure.code));
-                self.refusals.count(Door::Login, link.remote.ip(), failure.code);
+                self.refusals.count(Door::Login, line.address(), failure.code);
                 debug!(code = %failure.code, "Login ended without a ticket");
-                if talk.say(&BrokerMessage::Error(failure)).await.is_err() {
-                    return;
-                }
+                talk.say(&BrokerMessage::Error(failure)).await.is_ok()
             }
             Err(Stopped::Gone) => {
                 self.assignments.metrics.login(Some(Code::Disconnected));
-                return;
+                false
             }
         }
-        // The agent closes; the connection is dropped if it does not.
-        let _closed = timeout(FAREWELL, link.connection.closed()).await;
     }
 
     async fn converse(
         &self,
-        link: &Link,
-        talk: &mut Talk,
+        line: &impl Line,
+        talk: &mut Talk<impl AsyncRead + Send + Unpin, impl AsyncWrite + Send + Unpin>,
         txn: Transaction,
         began: Instant,
     ) -> Result<(), Stopped> {
@@ -245,7 +301,7 @@ impl LoginDesk {
         let AgentMessage::Hello(hello) = talk.hear(LIMIT_BEFORE, left).await? else {
             return Err(Code::Malformed.into());
         };
-        self.check(&hello, link)?;
+        self.check(&hello, line)?;
         talk.say(&BrokerMessage::Welcome(Welcome {
             v: PROTOCOL_VERSION,
             txn,
@@ -264,11 +320,11 @@ impl LoginDesk {
             return Err(Code::Malformed.into());
         }
         // From here on the throttle and the queues bound what there is of it.
-        link.stranger.admit();
-        self.admit(link, talk, hello, password).await
+        line.admit();
+        self.admit(line, talk, hello, password).await
     }
 
-    fn check(&self, hello: &Hello, link: &Link) -> Result<(), Code> {
+    fn check(&self, hello: &Hello, line: &impl Line) -> Result<(), Code> {
         if hello.v != PROTOCOL_VERSION {
             return Err(Code::Unsupported);
         }
@@ -281,7 +337,7 @@ impl LoginDesk {
         if version < self.minimum_agent {
             return Err(Code::AgentTooOld);
         }
-        verify_proof(&hello.key, Purpose::Login, &link.exporter, LinkNumber::LOGIN, &hello.proof)
+        verify_proof(&hello.key, Purpose::Login, line.exporter(), LinkNumber::LOGIN, &hello.proof)
             .map_err(|_| Code::WrongKey)
     }
 
@@ -289,8 +345,8 @@ impl LoginDesk {
     /// desktop, and only then the signature.
     async fn admit(
         &self,
-        link: &Link,
-        talk: &mut Talk,
+        line: &impl Line,
+        talk: &mut Talk<impl AsyncRead + Send + Unpin, impl AsyncWrite + Send + Unpin>,
         hello: Hello,
         password: Password,
     ) -> Result<(), Stopped> {
@@ -299,9 +355,9 @@ impl LoginDesk {
         }
         let began = Instant::now();
         let txn = password.txn;
-        let class = self.classes.class_of(link.remote.ip());
+        let class = self.classes.class_of(line.address());
         let limits = self.sources.of(class);
-        let source = Prefix::of(link.remote.ip());
+        let source = Prefix::of(line.address());
         let (tell, mut told) = watch::channel(None);
         let tell = |queued| {
             tell.send_replace(Some(queued));
@@ -331,7 +387,7 @@ impl LoginDesk {
         let assigning = async {
             tokio::select! {
                 biased;
-                _ = link.connection.closed() => Err(Stopped::Gone),
+                () = line.closed() => Err(Stopped::Gone),
                 code = revoked.of(&user) => Err(code.into()),
                 outcome = self.assignments.assign(&applicant, &tell) => Ok(outcome?),
             }
@@ -357,7 +413,7 @@ impl LoginDesk {
     /// choice.
     async fn choose(
         &self,
-        talk: &mut Talk,
+        talk: &mut Talk<impl AsyncRead + Send + Unpin, impl AsyncWrite + Send + Unpin>,
         person: &Person,
         class: &NetworkClass,
     ) -> Result<Arc<Pool>, Stopped> {
