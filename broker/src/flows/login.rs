@@ -272,6 +272,11 @@ impl LoginDesk {
             () = line.closing() => Err(Code::Unavailable.into()),
             outcome = self.converse(line, &mut talk, txn, began) => outcome,
         };
+        let outcome = match outcome {
+            // Nothing follows it, so whoever does not take it cannot be told why either.
+            Ok(ticket) => talk.say(&ticket).await.map_err(|_| Stopped::Gone),
+            Err(stopped) => Err(stopped),
+        };
         match outcome {
             Ok(()) => {
                 self.assignments.metrics.login(None);
@@ -290,13 +295,14 @@ impl LoginDesk {
         }
     }
 
+    /// Leads the conversation up to its last word.
     async fn converse(
         &self,
         line: &impl Line,
         talk: &mut Talk<impl AsyncRead + Send + Unpin, impl AsyncWrite + Send + Unpin>,
         txn: Transaction,
         began: Instant,
-    ) -> Result<(), Stopped> {
+    ) -> Result<BrokerMessage, Stopped> {
         let left = HELLO_DEADLINE.saturating_sub(began.elapsed());
         let AgentMessage::Hello(hello) = talk.hear(LIMIT_BEFORE, left).await? else {
             return Err(Code::Malformed.into());
@@ -349,7 +355,7 @@ impl LoginDesk {
         talk: &mut Talk<impl AsyncRead + Send + Unpin, impl AsyncWrite + Send + Unpin>,
         hello: Hello,
         password: Password,
-    ) -> Result<(), Stopped> {
+    ) -> Result<BrokerMessage, Stopped> {
         if self.returns.let_pass().await {
             self.assignments.metrics.held_back();
         }
@@ -400,13 +406,12 @@ impl LoginDesk {
             return Err(code.into());
         }
         let answer = self.assignments.ticket(&applicant, sid, &assigned)?;
-        talk.say(&BrokerMessage::Ticket(Box::new(answer))).await?;
         self.assignments.metrics.phase(Phase::Login, began.elapsed());
         info!(
             session.id = %sid, user.id = %applicant.person.user, desktop.id = %assigned.desktop,
             pool = %applicant.pool.name(), returning = assigned.returning, "Ticket issued"
         );
-        Ok(())
+        Ok(BrokerMessage::Ticket(Box::new(answer)))
     }
 
     /// Offers the pools that are open to the person where they are, and returns their
