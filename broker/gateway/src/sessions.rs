@@ -159,7 +159,11 @@ impl Sessions {
     }
 
     /// Registers a link that is about to ask its broker.
-    pub(crate) fn begin(
+    ///
+    /// # Errors
+    ///
+    /// Refuses a number that is not above the accepted one, and what finds no room.
+    pub fn begin(
         self: &Arc<Self>,
         sid: SessionId,
         number: LinkNumber,
@@ -378,7 +382,7 @@ impl Link {
 
 /// A link's entry in the registry. It is taken out by [`Registration::leave`],
 /// at the latest when it is dropped.
-pub(crate) struct Registration {
+pub struct Registration {
     sessions: Arc<Sessions>,
     link: Arc<Link>,
 }
@@ -390,7 +394,7 @@ impl Registration {
     /// # Errors
     ///
     /// Tells why the link itself has to stop instead.
-    pub(crate) async fn accept(&self, epoch: Epoch, target: SocketAddr) -> Result<(), Stop> {
+    pub async fn accept(&self, epoch: Epoch, target: SocketAddr) -> Result<(), Stop> {
         let lower = {
             let mut table = self.sessions.table();
             let link = &self.link;
@@ -426,7 +430,7 @@ impl Registration {
     /// Tells whether the session is on this connection to its desktop here, and could
     /// go on from this offset. While a link has only begun or is ending, nothing is carried,
     /// and that is left to the broker and to [`unshelve`](Self::unshelve).
-    pub(crate) fn may_resume(&self, incarnation: Incarnation, received: u64) -> bool {
+    pub fn may_resume(&self, incarnation: Incarnation, received: u64) -> bool {
         let table = self.sessions.table();
         let Some(entry) = table.sessions.get(&self.link.sid) else { return false };
         let held = entry.held.as_ref().filter(|held| held.incarnation == incarnation);
@@ -451,7 +455,7 @@ impl Registration {
 
     /// Keeps the desktop's side for the session's next link, or gives it back where
     /// there is no time to keep it, or nothing to keep it for.
-    pub(crate) fn shelve(
+    pub fn shelve(
         &self,
         incarnation: Incarnation,
         side: DesktopSide,
@@ -476,7 +480,7 @@ impl Registration {
 
     /// Takes the desktop's side that was kept for this link, if it is still there and
     /// of this incarnation. Another one is let go: the desktop is dialled again.
-    pub(crate) fn unshelve(&self, incarnation: Option<Incarnation>) -> Option<DesktopSide> {
+    pub fn unshelve(&self, incarnation: Option<Incarnation>) -> Option<DesktopSide> {
         let mut table = self.sessions.table();
         let held = table.sessions.get_mut(&self.link.sid)?.held.take();
         drop(table);
@@ -485,7 +489,7 @@ impl Registration {
     }
 
     /// Waits until the link has to stop.
-    pub(crate) async fn stopping(&self) -> Stop {
+    pub async fn stopping(&self) -> Stop {
         self.link.stop.cancelled().await;
         *self.link.cause.get().expect("the cause is set before the token is cancelled")
     }
@@ -530,7 +534,7 @@ impl Registration {
     }
 
     /// Takes the link out: it carries nothing any more. May be repeated.
-    pub(crate) fn leave(&self) {
+    pub fn leave(&self) {
         let mut table = self.sessions.table();
         let link = &self.link;
         if let Some(entry) = table.sessions.get_mut(&link.sid) {
