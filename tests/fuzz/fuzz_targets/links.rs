@@ -1,0 +1,4 @@
+//! Runs `tegata_fuzz::links` on whatever the fuzzer thinks of.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| tegata_fuzz::links::run(bytes));
