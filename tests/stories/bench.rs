@@ -13,7 +13,7 @@ use serde_json::Value;
 use tegata_parts::process::Child;
 
 /// How long one bench may take; `replay` is four of them.
-const LIMIT: Duration = Duration::from_secs(240);
+const LIMIT: Duration = Duration::from_mins(4);
 
 /// Runs a bench with small counts and returns its lines.
 fn bench(name: &str) -> Vec<Value> {
