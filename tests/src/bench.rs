@@ -58,22 +58,18 @@ pub fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
-    match arguments.bench {
-        Bench::Picture => return picture::draw(std::io::stdin().lock(), std::io::stdout().lock()),
+    let measure: fn(&Programs, &Arguments) -> Result<()> = match arguments.bench {
+        Bench::Storm => storm::run,
+        Bench::Relay => relay::run,
+        Bench::Echo => echo::run,
+        Bench::Idle => idle::run,
+        Bench::Start => start::run,
+        Bench::Roam => roam::run,
+        Bench::Voice => voice::run,
+        Bench::Revoke => revoke::run,
         Bench::Replay => return replay::run(arguments),
-        _ => {}
-    }
+        Bench::Picture => return picture::draw(std::io::stdin().lock(), std::io::stdout().lock()),
+    };
     machine::raise_descriptor_limit()?;
-    let programs = Programs::build(arguments.quick)?;
-    match arguments.bench {
-        Bench::Storm => storm::run(&programs, arguments),
-        Bench::Relay => relay::run(&programs, arguments),
-        Bench::Echo => echo::run(&programs, arguments),
-        Bench::Idle => idle::run(&programs, arguments),
-        Bench::Start => start::run(&programs, arguments),
-        Bench::Roam => roam::run(&programs, arguments),
-        Bench::Voice => voice::run(&programs, arguments),
-        Bench::Revoke => revoke::run(&programs, arguments),
-        Bench::Replay | Bench::Picture => Ok(()),
-    }
+    measure(&Programs::build(arguments.quick)?, arguments)
 }

@@ -35,11 +35,8 @@ enum Build {
     KeepsNothing,
 }
 
-/// By bench and what is figured: the fields that say so, and the figure.
-type Figures = BTreeMap<(String, String), (Value, f64)>;
-
-/// The same, and our figure over the other build's in each run.
-type Ratios = BTreeMap<(String, String), (Value, Vec<f64>)>;
+/// Our figure over the other build's in each run, by the text of the fields that say which.
+type Ratios = BTreeMap<String, Vec<f64>>;
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let runs = arguments.runs(5);
@@ -59,11 +56,10 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
                 let circumstances = ours.first().context("a bench printed nothing")?;
                 report = Some(Report::begin_as("replay", circumstances.clone()));
             }
-            let other = figures(bench, &other);
-            for (key, (fields, value)) in figures(bench, &ours) {
-                let (_, other) = other.get(&key).context("the builds measure different things")?;
-                let (_, each) = ratios.entry(key).or_insert((fields, Vec::new()));
-                each.push(value / other);
+            let other = figures(&other);
+            for (which, value) in figures(&ours) {
+                let other = other.get(&which).context("the builds measure different things")?;
+                ratios.entry(which).or_default().push(value / other);
             }
         }
     }
@@ -79,13 +75,13 @@ impl Build {
         } else {
             let mut cargo = programs::cargo("run")?;
             cargo.args(["--quiet", "-p", "tegata-tests", "--bin", "tegata-bench", "--"]);
+            if self == Self::KeepsNothing {
+                let flags = env::var("RUSTFLAGS").unwrap_or_default();
+                cargo.env("RUSTFLAGS", format!("{flags} --cfg {KEEPS_NOTHING}"));
+                cargo.env("CARGO_TARGET_DIR", programs::target()?.join(KEEPS_NOTHING));
+            }
             cargo
         };
-        if self == Self::KeepsNothing {
-            let flags = env::var("RUSTFLAGS").unwrap_or_default();
-            command.env("RUSTFLAGS", format!("{flags} --cfg {KEEPS_NOTHING}"));
-            command.env("CARGO_TARGET_DIR", programs::target()?.join(KEEPS_NOTHING));
-        }
         command.args([bench, "--runs", "1", "--seconds"]);
         command.arg(arguments.span(2).as_secs().to_string());
         if arguments.quick {
@@ -98,32 +94,31 @@ impl Build {
     }
 }
 
-/// Picks the figures that are compared.
-fn figures(bench: &str, lines: &[Value]) -> Figures {
-    let mut figures = Figures::new();
+/// Picks the figures that are compared, by the text of the fields that say which.
+fn figures(lines: &[Value]) -> BTreeMap<String, f64> {
+    let mut figures = BTreeMap::new();
     for line in lines.iter().filter(|line| PATHS.iter().any(|path| line["path"] == *path)) {
         for figure in FIGURES {
             let Some(value) = line[figure].as_f64() else { continue };
-            let mut fields = json!({ "figure": figure });
+            let mut which = json!({ "figure": figure });
             for key in KEYS.into_iter().filter(|key| !line[*key].is_null()) {
-                fields[key] = line[key].clone();
+                which[key] = line[key].clone();
             }
-            figures.insert((bench.to_owned(), fields.to_string()), (fields, value));
+            figures.insert(which.to_string(), value);
         }
     }
     figures
 }
 
 fn print(report: &Report, ratios: &Ratios) -> Result<()> {
-    for (fields, each) in ratios.values() {
-        let mut line = fields.clone();
+    for (which, each) in ratios {
+        let mut line: Value = serde_json::from_str(which)?;
         line["ratio"] = rounded(median(each), 3).into();
         line["each"] = all_rounded(each, 3).into();
         report.line(line);
     }
-    let ratio = |wanted: Value| {
-        let mut all = ratios.values();
-        let (_, each) = all.find(|(fields, _)| *fields == wanted).context("nothing to sum up")?;
+    let ratio = |which: Value| {
+        let each = ratios.get(&which.to_string()).context("nothing to sum up")?;
         anyhow::Ok(rounded(median(each), 3))
     };
     let cpu = |direction| {
