@@ -129,17 +129,13 @@ impl Office {
         let epoch = self.assignment.desktop.epoch.0;
         let times = [now.as_secs(), 0, now.as_secs() + 4, now.as_secs() + 30, u64::MAX];
         let user = person(script.pick(&[0, 1, 2]));
-        let claims = Claims {
-            iss: "tegata".to_owned(),
-            aud: "default".parse().expect("a name"),
-            sub: person(script.pick(&[0, 1, 2])),
+        let claims = claims(
+            person(script.pick(&[0, 1, 2])),
             sid,
-            epoch: Epoch(script.pick(&[epoch, epoch.wrapping_sub(1), epoch + 1, u64::MAX])),
-            jti: TicketId(Uuid::nil()),
-            iat: script.pick(&times),
-            exp: script.pick(&times),
-            cnf: Confirmation { jkt: Bytes([0; 32]) },
-        };
+            Epoch(script.pick(&[epoch, epoch.wrapping_sub(1), epoch + 1, u64::MAX])),
+            script.pick(&times),
+            script.pick(&times),
+        );
         let link = LinkNumber(script.pick(&[1, 0, 2, u64::MAX]));
         let highest_link = LinkNumber(script.pick(&[0, 1, u64::MAX]));
         let standing = Standing { user: &user, state, highest_link };
@@ -171,7 +167,23 @@ fn check(before: &Desktop, assignment: &Assignment) {
     assert!(!(at_rest && assignment.is_in_use()), "{assignment:?} outlives its desktop");
 }
 
-fn sid(number: usize) -> SessionId {
+/// Returns what a ticket says, from and to a second.
+pub(super) fn claims(sub: UserId, sid: SessionId, epoch: Epoch, iat: u64, exp: u64) -> Claims {
+    Claims {
+        iss: "tegata".to_owned(),
+        aud: "default".parse().expect("a name"),
+        sub,
+        sid,
+        epoch,
+        jti: TicketId(Uuid::nil()),
+        iat,
+        exp,
+        cnf: Confirmation { jkt: Bytes([0; 32]) },
+    }
+}
+
+/// Returns the id of a run's session.
+pub(super) fn sid(number: usize) -> SessionId {
     SessionId(Uuid::from_u128(number as u128 + 1))
 }
 

@@ -23,12 +23,10 @@ use tegata_edge::connection::DesktopSide;
 use tegata_edge::network::NetworkClass;
 use tegata_gateway::metrics::Metrics;
 use tegata_gateway::sessions::{LINKS_MAX, NotBegun, Registration, Sessions, Stop};
-use tegata_proto::claims::{Claims, Confirmation};
 use tegata_proto::code::Code;
-use tegata_proto::encoding::Bytes;
-use tegata_proto::id::{Epoch, Incarnation, LinkNumber, SessionId, TicketId, UserId};
-use uuid::Uuid;
+use tegata_proto::id::{Epoch, Incarnation, LinkNumber, SessionId, UserId};
 
+use super::assignment::{claims, sid};
 use super::script::Script;
 
 /// Most sessions of one run: logins of one person, each of which takes over.
@@ -418,17 +416,8 @@ impl Broker {
         let Some(record) = self.records.get_mut(&sid) else { return Err(Code::SessionEnded) };
         let (state, epoch) = (self.assignment.sessions[&sid], self.assignment.desktop.epoch);
         let user = person();
-        let claims = Claims {
-            iss: "tegata".to_owned(),
-            aud: "default".parse().expect("a name"),
-            sub: user.clone(),
-            sid,
-            epoch: Epoch(script.pick(&[epoch.0, epoch.0, epoch.0.wrapping_sub(1)])),
-            jti: TicketId(Uuid::nil()),
-            iat: now.as_secs(),
-            exp: now.as_secs() + 30,
-            cnf: Confirmation { jkt: Bytes([0; 32]) },
-        };
+        let epoch_said = Epoch(script.pick(&[epoch.0, epoch.0, epoch.0.wrapping_sub(1)]));
+        let claims = claims(user.clone(), sid, epoch_said, now.as_secs(), now.as_secs() + 30);
         let standing = Standing { user: &user, state, highest_link: record.link };
         let is_ticket = script.pick(&[matches!(state, State::Requested { .. }), true, false]);
         let judge = if is_ticket { ticket::judge } else { ticket::judge_grant };
@@ -471,10 +460,6 @@ fn poll<T>(future: Pin<&mut (impl Future<Output = T> + ?Sized)>) -> Option<T> {
         Poll::Ready(done) => Some(done),
         Poll::Pending => None,
     }
-}
-
-fn sid(number: usize) -> SessionId {
-    SessionId(Uuid::from_u128(number as u128 + 1))
 }
 
 fn person() -> UserId {

@@ -8,8 +8,8 @@ use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use serde_json::{Value, json};
+use tegata_agent::identity::Identity;
 use tegata_broker::flows::login::Line;
 use tegata_proto::PROTOCOL_VERSION;
 use tegata_proto::encoding::Bytes;
@@ -17,7 +17,7 @@ use tegata_proto::frame::{self, Decoder, LIMIT_AFTER};
 use tegata_proto::id::LinkNumber;
 use tegata_proto::key::PublicKey;
 use tegata_proto::login::{AgentMessage, BrokerMessage, Hello, Transaction};
-use tegata_proto::proof::{EXPORTER_LEN, Proof, Purpose, signed_bytes};
+use tegata_proto::proof::{EXPORTER_LEN, Proof, Purpose};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, ReadHalf, WriteHalf};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
@@ -213,13 +213,8 @@ fn is_proven(hello: &Hello) -> bool {
 fn proven() -> &'static (PublicKey, Proof) {
     static PROVEN: OnceLock<(PublicKey, Proof)> = OnceLock::new();
     PROVEN.get_or_init(|| {
-        let key = Ed25519KeyPair::from_seed_unchecked(&[7; 32]).expect("32 bytes");
-        let mut public = [0; 32];
-        public.copy_from_slice(key.public_key().as_ref());
-        let mut proof = [0; 64];
-        let signed = signed_bytes(Purpose::Login, &EXPORTER, LinkNumber::LOGIN);
-        proof.copy_from_slice(key.sign(&signed).as_ref());
-        (PublicKey::new(public), Bytes(proof))
+        let identity = Identity::generate().expect("a key");
+        (identity.public_key(), identity.prove(Purpose::Login, &EXPORTER, LinkNumber::LOGIN))
     })
 }
 
