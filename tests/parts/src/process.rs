@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
+use rustix::io::retry_on_intr;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
 use crate::{guard::Debt, wait};
@@ -94,9 +95,15 @@ impl Child {
         self.finish()
     }
 
-    /// Freezes the group: its sockets stay open and nobody answers.
+    /// Freezes the group: its sockets stay open and nobody answers. Returns when the process
+    /// stands still with all its threads, which the signal alone does not promise.
     pub fn pause(&mut self) {
         self.signal(Signal::STOP);
+        if self.ended.is_none() {
+            let look = WaitIdOptions::STOPPED | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+            // One that cannot be waited for is gone, and answers nobody either.
+            let _ = retry_on_intr(|| waitid(WaitId::Pid(self.pid()), look));
+        }
     }
 
     /// Lets a frozen group go on.
