@@ -16,6 +16,7 @@
 use std::sync::Arc;
 
 use axum::Router;
+use axum::body::HttpBody as _;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::header::AUTHORIZATION;
 use axum::middleware::{self, Next};
@@ -83,6 +84,10 @@ async fn authenticate(State(api): State<Arc<Api>>, mut request: Request, next: N
     let Some(name) = shown.and_then(|shown| api.keys.authenticate(shown)) else {
         return Problem::unauthorized().into_response();
     };
+    // None of a body is read that says of itself that it would be refused.
+    if request.body().size_hint().lower() > POOL_BODY_MAX as u64 {
+        return Problem::too_long(POOL_BODY_MAX).into_response();
+    }
     let actor = Actor::ApiKey(name.to_owned());
     request.extensions_mut().insert(actor);
     next.run(request).await

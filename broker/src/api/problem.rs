@@ -64,6 +64,13 @@ impl Problem {
         Self::new(StatusCode::UNAUTHORIZED, "unauthorized", "No valid API key was shown")
     }
 
+    /// For a body of more bytes than `limit`.
+    pub(super) fn too_long(limit: usize) -> Self {
+        let title = "The request cannot be read";
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "malformed", title)
+            .detail(format!("the body is longer than {limit} bytes"))
+    }
+
     pub(super) fn malformed(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "malformed", "The request cannot be read").detail(detail)
     }

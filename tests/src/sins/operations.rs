@@ -86,6 +86,22 @@ pub fn table() -> Vec<Sin> {
         ),
         sin("a body of 8 MiB and more", put(&"x".repeat(BODY_MAX + 1)), status(413)),
         sin(
+            "a body of 1 TB that is only announced",
+            length(
+                "PUT /v1/pools/keiri",
+                &format!("{with_key}\r\n{json}\r\ncontent-length: 1000000000000"),
+            ),
+            status(413),
+        ),
+        sin(
+            "a body of 8 MiB and more that is not announced",
+            length(
+                "PUT /v1/pools/keiri",
+                &format!("{with_key}\r\n{json}\r\ntransfer-encoding: chunked"),
+            ) + &format!("{:x}\r\n{}\r\n0\r\n\r\n", BODY_MAX + 1, "x".repeat(BODY_MAX + 1)),
+            status(413),
+        ),
+        sin(
             "a length of words",
             length("PUT /v1/pools/keiri", "content-length: many"),
             status(400),
