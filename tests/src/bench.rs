@@ -20,6 +20,7 @@ mod replay;
 mod report;
 mod revoke;
 mod roam;
+mod side;
 mod start;
 mod storm;
 mod visitor;
@@ -67,6 +68,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         Bench::Roam => roam::run,
         Bench::Voice => voice::run,
         Bench::Revoke => revoke::run,
+        Bench::Side => side::run,
         Bench::Replay => return replay::run(arguments),
         Bench::Picture => return picture::draw(std::io::stdin().lock(), std::io::stdout().lock()),
     };

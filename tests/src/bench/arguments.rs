@@ -42,6 +42,8 @@ pub(super) enum Bench {
     Revoke,
     /// What keeping bytes until they are acknowledged costs `relay` and `echo`.
     Replay,
+    /// What each line on standard input asks for; one of the two sides that `replay` compares.
+    Side,
     /// Measures nothing: draws the lines of `roam` on standard input as an SVG on standard output.
     Picture,
 }

@@ -66,15 +66,22 @@ impl Percentiles {
 }
 
 /// A way for echoes and the same one for bulk, each with sockets of its own.
-struct Pair {
-    echo: Way,
-    bulk: Way,
+pub(super) struct Pair {
+    pub(super) echo: Way,
+    pub(super) bulk: Way,
 }
 
 /// Where clients wait for echoes, and where they carry.
-struct Rooms {
-    echo: Runtime,
-    bulk: Runtime,
+pub(super) struct Rooms {
+    pub(super) echo: Runtime,
+    pub(super) bulk: Runtime,
+}
+
+impl Rooms {
+    pub(super) fn new() -> Result<Self> {
+        let echo = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        Ok(Self { echo, bulk: clients()? })
+    }
 }
 
 pub(super) fn run(programs: &Programs, arguments: &Arguments) -> Result<()> {
@@ -83,10 +90,7 @@ pub(super) fn run(programs: &Programs, arguments: &Arguments) -> Result<()> {
     let desktops = Desktops::start(1)?;
     let site = office.site(programs, &desktops, arguments.count(DESKTOPS, DESKTOPS_QUICK))?;
     let peers = Peers::start(&office, &PEERS, Ipv4Addr::LOCALHOST.into(), desktops.address(0))?;
-    let rooms = Rooms {
-        echo: tokio::runtime::Builder::new_current_thread().enable_all().build()?,
-        bulk: clients()?,
-    };
+    let rooms = Rooms::new()?;
     let ours = ours(&office, &site, &rooms)?;
     let theirs = peers.ways().map(|way| Pair { echo: way.clone(), bulk: way });
     let pairs: Vec<_> = [ours].into_iter().chain(theirs).collect();
@@ -123,7 +127,7 @@ fn ours(office: &Office, site: &Site, rooms: &Rooms) -> Result<Pair> {
 }
 
 /// Sends pieces one by one and measures how long each takes to come back.
-async fn echoes(way: &Way, span: Duration) -> Result<Latencies> {
+pub(super) async fn echoes(way: &Way, span: Duration) -> Result<Latencies> {
     let mut line = way.open(ECHO).await?;
     let piece = Bytes::from_static(&[b'.'; PIECE]);
     let begins = Instant::now() + WARM_UP;
@@ -146,7 +150,7 @@ async fn echoes(way: &Way, span: Duration) -> Result<Latencies> {
 }
 
 /// The same while other sessions by that way carry bulk to their clients; also tells how fast.
-fn beside_bulk(pair: &Pair, rooms: &Rooms, span: Duration) -> Result<(Latencies, f64)> {
+pub(super) fn beside_bulk(pair: &Pair, rooms: &Rooms, span: Duration) -> Result<(Latencies, f64)> {
     let received = Counter::default();
     let mut carrying = JoinSet::new();
     for line in rooms.bulk.block_on(pair.bulk.open_many(SOURCE, BULK))? {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tegata_parts::peer::Kind;
 use tokio::runtime::Runtime;
@@ -30,25 +31,26 @@ const PEERS: [(&str, Kind); 3] = [
 ];
 
 /// How many sessions carry at once.
-const STREAMS: [usize; 2] = [1, 9];
+pub(super) const STREAMS: [usize; 2] = [1, 9];
 
 /// How long bytes flow before they count.
 const WARM_UP: Duration = Duration::from_millis(500);
 
 /// Threads of the clients.
-const THREADS: usize = 2;
+pub(super) const THREADS: usize = 2;
 
 /// Bytes of one write of a client.
 const PIECE: usize = 256 * 1024;
 
 /// Desktops of the pool; each session uses one up.
-const DESKTOPS: u32 = 5_000;
+pub(super) const DESKTOPS: u32 = 5_000;
 /// For a quick look.
-const DESKTOPS_QUICK: u32 = 100;
+pub(super) const DESKTOPS_QUICK: u32 = 100;
 
 /// Which way the bytes go.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Direction {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Direction {
     /// From the desktop to the client.
     Down,
     /// From the client to the desktop.
@@ -106,7 +108,8 @@ pub(super) fn run(programs: &Programs, arguments: &Arguments) -> Result<()> {
     for _ in 0..runs {
         for figure in &mut figures {
             let way = ways.iter().find(|way| way.name() == figure.path).context("no such way")?;
-            let (cpu, speed) = runtime.block_on(carry(way, figure, &desktops.taken(), span))?;
+            let carrying = carry(way, figure.direction, figure.streams, desktops.taken(), span);
+            let (cpu, speed) = runtime.block_on(carrying)?;
             figure.cpu_s_per_gb.push(cpu);
             figure.gbit_per_s.push(speed);
         }
@@ -126,23 +129,29 @@ pub(super) fn clients() -> Result<Runtime> {
 }
 
 /// Carries bytes for a while; returns processor seconds for each GB, and Gbit a second.
-async fn carry(way: &Way, figure: &Figure, taken: &Counter, span: Duration) -> Result<(f64, f64)> {
+pub(super) async fn carry(
+    way: &Way,
+    direction: Direction,
+    streams: usize,
+    taken: Counter,
+    span: Duration,
+) -> Result<(f64, f64)> {
     let process = way.process().context("nobody carries")?;
     let mut carrying = JoinSet::new();
-    let count = match figure.direction {
+    let count = match direction {
         Direction::Down => {
             let received = Counter::default();
-            for line in way.open_many(SOURCE, figure.streams).await? {
+            for line in way.open_many(SOURCE, streams).await? {
                 carrying.spawn(line.receive_all(received.clone()));
             }
             received
         }
         Direction::Up => {
             let piece = Bytes::from(vec![0; PIECE]);
-            for line in way.open_many(SINK, figure.streams).await? {
+            for line in way.open_many(SINK, streams).await? {
                 carrying.spawn(line.send_all(piece.clone()));
             }
-            taken.clone()
+            taken
         }
     };
     let looked = || -> Result<_> { Ok((machine::cpu(process)?, count.read(), Instant::now())) };

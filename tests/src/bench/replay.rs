@@ -1,33 +1,33 @@
 //! `replay`: what it costs to keep the bytes of a session until they are acknowledged, and to
 //! acknowledge them.
 //!
-//! Runs `relay` and `echo` of two builds in turn: the programs as they are, and with
-//! `--cfg keeps_nothing`, whose sessions end with their link. Other ways than our own are in both,
-//! so that their ratio shows how much is noise.
+//! Two builds take turns: the programs as they are, and with `--cfg keeps_nothing`, whose sessions
+//! end with their link. Each is a [`side`](super::side) that stays, and measures the same as
+//! `relay` and `echo` for a second when it is asked, so that two figures that are compared are
+//! seconds apart. `HAProxy` is the same in both: its ratio shows how much is noise.
 
 use std::collections::BTreeMap;
 use std::env;
-use std::process::{Command, Stdio};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use super::arguments::Arguments;
 use super::programs;
+use super::relay::{Direction, STREAMS};
 use super::report::{Report, all_rounded, median, rounded};
-use super::way::{HAPROXY, TEGATA, TEGATA_TCP};
+use super::side::{Figures, Wish};
+use super::way::TEGATA;
 
 /// What the other build is told, and the folder beside ours that it lies in.
 const KEEPS_NOTHING: &str = "keeps_nothing";
 
-/// The ways that are compared.
-const PATHS: [&str; 3] = [TEGATA, TEGATA_TCP, HAPROXY];
-
-/// The figures of a line of `relay` or `echo`, all better when they are less.
-const FIGURES: [&str; 3] = ["gateway_cpu_s_per_gb", "p50_us", "p99_us"];
-
-/// What tells the lines of one bench apart.
-const KEYS: [&str; 4] = ["path", "direction", "streams", "beside_bulk"];
+/// How often each pair of sides measures everything.
+const ROUNDS: u32 = 4;
+/// For a quick look.
+const ROUNDS_QUICK: u32 = 1;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Build {
@@ -35,100 +35,128 @@ enum Build {
     KeepsNothing,
 }
 
-/// Our figure over the other build's in each run, by the text of the fields that say which.
-type Ratios = BTreeMap<String, Vec<f64>>;
+/// A side that runs.
+struct Side {
+    process: Child,
+    wishes: Option<ChildStdin>,
+    lines: BufReader<ChildStdout>,
+}
+
+/// Our figure over the other build's in each turn, by what was asked for and the figure's name.
+type Ratios = BTreeMap<(Wish, String), Vec<f64>>;
 
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
-    let runs = arguments.runs(5);
+    let wishes = Wish::all();
     let mut report = None;
     let mut ratios = Ratios::new();
-    for run in 0..runs {
-        for bench in ["relay", "echo"] {
-            // Neither build is always the first.
-            let (ours, other) = if run % 2 == 0 {
-                let ours = Build::Ours.measure(bench, arguments)?;
-                (ours, Build::KeepsNothing.measure(bench, arguments)?)
-            } else {
-                let other = Build::KeepsNothing.measure(bench, arguments)?;
-                (Build::Ours.measure(bench, arguments)?, other)
-            };
-            if report.is_none() {
-                let circumstances = ours.first().context("a bench printed nothing")?;
-                report = Some(Report::begin_as("replay", circumstances.clone()));
-            }
-            let other = figures(&other);
-            for (which, value) in figures(&ours) {
-                let other = other.get(&which).context("the builds measure different things")?;
-                ratios.entry(which).or_default().push(value / other);
+    let mut turn = 0_u32;
+    // What one pair of processes owes to where its memory lies, the next one may not.
+    for _ in 0..arguments.runs(5) {
+        let (mut ours, circumstances) = Side::start(Build::Ours, arguments)?;
+        let (mut other, _) = Side::start(Build::KeepsNothing, arguments)?;
+        if report.is_none() {
+            report = Some(Report::begin_as("replay", circumstances));
+        }
+        for _ in 0..arguments.count(ROUNDS, ROUNDS_QUICK) {
+            for wish in &wishes {
+                // Neither build is always the first.
+                turn += 1;
+                let (ours, other) = if turn.is_multiple_of(2) {
+                    let ours = ours.measure(wish)?;
+                    (ours, other.measure(wish)?)
+                } else {
+                    let other = other.measure(wish)?;
+                    (ours.measure(wish)?, other)
+                };
+                for (figure, value) in ours {
+                    let of = other.get(&figure).context("the builds measure different things")?;
+                    ratios.entry((wish.clone(), figure)).or_default().push(value / of);
+                }
             }
         }
+        ours.end()?;
+        other.end()?;
     }
     print(&report.context("nothing was measured")?, &ratios)
 }
 
-impl Build {
-    /// Runs a bench once and returns its lines.
-    fn measure(self, bench: &str, arguments: &Arguments) -> Result<Vec<Value>> {
+impl Side {
+    /// Starts one, and returns the circumstances that it tells when it is ready.
+    fn start(build: Build, arguments: &Arguments) -> Result<(Self, Value)> {
         let mut command = if arguments.quick {
             // The same one twice: there is nothing to see.
             Command::new(env::current_exe()?)
         } else {
             let mut cargo = programs::cargo("run")?;
             cargo.args(["--quiet", "-p", "tegata-tests", "--bin", "tegata-bench", "--"]);
-            if self == Self::KeepsNothing {
+            if build == Build::KeepsNothing {
                 let flags = env::var("RUSTFLAGS").unwrap_or_default();
                 cargo.env("RUSTFLAGS", format!("{flags} --cfg {KEEPS_NOTHING}"));
                 cargo.env("CARGO_TARGET_DIR", programs::target()?.join(KEEPS_NOTHING));
             }
             cargo
         };
-        command.args([bench, "--runs", "1", "--seconds"]);
-        command.arg(arguments.span(2).as_secs().to_string());
+        command.args(["side", "--seconds", &arguments.span(1).as_secs().to_string()]);
         if arguments.quick {
             command.arg("--quick");
         }
-        let output = command.stderr(Stdio::inherit()).output()?;
-        ensure!(output.status.success(), "{bench} failed");
-        let lines = output.stdout.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
-        Ok(lines.map(serde_json::from_slice).collect::<Result<_, _>>()?)
+        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let wishes = process.stdin.take();
+        let lines = BufReader::new(process.stdout.take().context("a side without output")?);
+        let mut side = Self { process, wishes, lines };
+        let circumstances = serde_json::from_str(&side.line()?)?;
+        Ok((side, circumstances))
+    }
+
+    /// Has it measure something once.
+    fn measure(&mut self, wish: &Wish) -> Result<Figures> {
+        let wishes = self.wishes.as_mut().context("a side that was told to end")?;
+        writeln!(wishes, "{}", serde_json::to_string(wish)?)?;
+        Ok(serde_json::from_str(&self.line()?)?)
+    }
+
+    fn line(&mut self) -> Result<String> {
+        let mut line = String::new();
+        ensure!(self.lines.read_line(&mut line)? > 0, "a side has ended");
+        Ok(line)
+    }
+
+    /// Lets it end, since nothing is asked any more.
+    fn end(mut self) -> Result<()> {
+        self.wishes = None;
+        ensure!(self.process.wait()?.success(), "a side failed");
+        Ok(())
     }
 }
 
-/// Picks the figures that are compared, by the text of the fields that say which.
-fn figures(lines: &[Value]) -> BTreeMap<String, f64> {
-    let mut figures = BTreeMap::new();
-    for line in lines.iter().filter(|line| PATHS.iter().any(|path| line["path"] == *path)) {
-        for figure in FIGURES {
-            let Some(value) = line[figure].as_f64() else { continue };
-            let mut which = json!({ "figure": figure });
-            for key in KEYS.into_iter().filter(|key| !line[*key].is_null()) {
-                which[key] = line[key].clone();
-            }
-            figures.insert(which.to_string(), value);
-        }
+impl Drop for Side {
+    fn drop(&mut self) {
+        // Left in the middle: it ends by itself when nobody asks any more.
+        self.wishes = None;
+        let _gone_already = self.process.wait();
     }
-    figures
 }
 
 fn print(report: &Report, ratios: &Ratios) -> Result<()> {
-    for (which, each) in ratios {
-        let mut line: Value = serde_json::from_str(which)?;
+    for ((wish, figure), each) in ratios {
+        let mut line = serde_json::to_value(wish)?;
+        line["figure"] = figure.clone().into();
         line["ratio"] = rounded(median(each), 3).into();
         line["each"] = all_rounded(each, 3).into();
         report.line(line);
     }
-    let ratio = |which: Value| {
-        let each = ratios.get(&which.to_string()).context("nothing to sum up")?;
+    let ratio = |wish: Wish, figure: &str| {
+        let each = ratios.get(&(wish, figure.to_owned())).context("nothing to sum up")?;
         anyhow::Ok(rounded(median(each), 3))
     };
+    let path = || TEGATA.to_owned();
     let cpu = |direction| {
-        ratio(json!({
-            "figure": "gateway_cpu_s_per_gb", "path": TEGATA, "direction": direction, "streams": 1,
-        }))
+        let wish = Wish::Carry { path: path(), direction, streams: STREAMS[0] };
+        ratio(wish, "gateway_cpu_s_per_gb")
     };
-    let echo = |figure| ratio(json!({"figure": figure, "path": TEGATA, "beside_bulk": false}));
+    let echo = |figure| ratio(Wish::Echo { path: path(), beside_bulk: false }, figure);
     report.summary(json!({
-        "cpu_ratio_down": cpu("down")?, "cpu_ratio_up": cpu("up")?,
+        "cpu_ratio_down": cpu(Direction::Down)?, "cpu_ratio_up": cpu(Direction::Up)?,
         "echo_p50_ratio": echo("p50_us")?, "echo_p99_ratio": echo("p99_us")?,
     }));
     Ok(())
