@@ -48,7 +48,7 @@ pub const FIRST_FRAME_DEADLINE: Duration = Duration::from_secs(5);
 const PORTS_TRIED: usize = 16;
 
 /// Application code of a connection that ends because its handler has ended.
-pub(crate) const CLOSE_DONE: VarInt = VarInt::from_u32(0);
+pub const CLOSE_DONE: VarInt = VarInt::from_u32(0);
 
 /// One accepted connection, its handshake complete.
 #[derive(Debug)]

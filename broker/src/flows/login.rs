@@ -12,7 +12,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use tegata_domain::pool::Pool;
-use tegata_edge::endpoint::{Handler, Link};
+use tegata_edge::endpoint::{CLOSE_DONE, Handler, Link};
 use tegata_edge::network::{NetworkClass, NetworkClasses};
 use tegata_edge::retry::spread;
 use tegata_edge::source::Prefix;
@@ -251,8 +251,10 @@ impl LoginDesk {
         let Ok(Ok((mut send, mut receive))) = streams else { return };
         // Its stream stays open while the agent takes the last word.
         if self.hold(&link, &mut receive, &mut send, txn, began).await {
-            // The agent closes; the connection is dropped if it does not.
+            // The agent closes. If it does not, the connection is closed before the stream is
+            // dropped: that would take back a word that the agent has and did not read yet.
             let _closed = timeout(FAREWELL, link.connection.closed()).await;
+            link.connection.close(CLOSE_DONE, b"");
         }
     }
 
