@@ -6,13 +6,14 @@
 
 mod road;
 
+use std::collections::BTreeMap;
 use std::future::{Future, pending};
 use std::pin::pin;
 use std::time::Duration;
 
 use tegata_proto::code::Code;
 use tegata_proto::login::Failure;
-use tegata_proto::session::GatewayMessage;
+use tegata_proto::session::{GatewayMessage, Notice};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -127,6 +128,7 @@ impl<P: Person, N: Network> Stay<'_, P, N> {
         let stream = DesktopStream { account: &account, security, first_byte };
         let mut showing = Box::pin(stage.show(stream, scene));
         let mut waits_for_first_byte = true;
+        let mut is_told = false;
         let ended = loop {
             let next = {
                 let network = pin!(self.network.changed());
@@ -159,6 +161,7 @@ impl<P: Person, N: Network> Stay<'_, P, N> {
                 Next::Turn(Turn::Heard(Ok(GatewayMessage::Policy { policy, .. })))
                     if policy != shown =>
                 {
+                    is_told = true;
                     road.begin_again();
                 }
                 Next::Turn(turn) => match road.take(turn, self.person, self.network) {
@@ -185,6 +188,14 @@ impl<P: Person, N: Network> Stay<'_, P, N> {
                 Next::Moved(at) => road.moved(self.network, at),
             }
         };
+        if let Ended::Returned(next) = &ended
+            && next.attached.policy != shown
+            && !is_told
+        {
+            // Its link was lost on the way to the other network: the gateway could not tell.
+            let code = Notice::PolicyChanged.as_str().to_owned();
+            self.person.tell(&Event::Notice { code, args: BTreeMap::new() });
+        }
         // Ends the viewer, if it is still there, before the stream goes.
         drop(showing);
         if waits_for_first_byte && first_byte_came.try_recv().is_ok() {

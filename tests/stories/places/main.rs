@@ -434,6 +434,7 @@ fn a_lid_that_was_closed_in_the_office_opens_at_home_with_what_is_allowed_there(
         Ok(())
     })?;
     let told: Vec<_> = sato.events().iter().map(|event| event["event"].to_string()).collect();
+    assert_eq!(notices(&sato, "policy_changed"), 1, "Sato is told why: {told:?}");
     let resumed = told.iter().any(|event| event.contains("resumed"));
     assert!(!resumed, "the old redirections do not go on: {told:?}");
     Ok(())

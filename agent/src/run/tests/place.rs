@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use tegata_proto::policy::Policy;
-use tegata_proto::session::{Attached, GatewayMessage};
+use tegata_proto::session::{Attached, GatewayMessage, Notice};
 
 use super::lost::{comes, links};
 use super::*;
@@ -18,7 +18,8 @@ const LESS: Policy = Policy {
     profile: None,
 };
 
-/// A gateway that says this over the first link once it is carried.
+/// A gateway that says this over the first link once it is carried, and cuts a link that it
+/// has nothing to say over. Over every further one, the thin client may do less.
 fn saying(office: &mut Office, desk: &Desk, words: Vec<GatewayMessage>) -> Gateway {
     let desk = desk.clone();
     office.gateway(move |number, mut peer: Peer| {
@@ -34,6 +35,9 @@ fn saying(office: &mut Office, desk: &Desk, words: Vec<GatewayMessage>) -> Gatew
             }
             let (mut send, _recv) = peer.carry_as(attached).await?;
             let _ = send.write_chunk(bytes::Bytes::from_static(b"x")).await;
+            if words.is_empty() {
+                peer.connection.close(1_u8.into(), b"");
+            }
             for word in words {
                 peer.say(&word).await?;
             }
@@ -64,9 +68,33 @@ async fn other_redirections_are_a_notice_and_the_desktop_from_its_beginning() {
     assert_eq!(report.code, Code::Disconnected);
     assert_eq!(links(&report, "attached"), 2);
     assert_eq!(links(&report, "link_lost"), 0, "nothing was lost");
+    assert_eq!(links(&report, "notice"), 1, "what the gateway has told is not told again");
     let held = desk.held();
     let asked: Vec<_> = held.attaches.iter().map(|attach| attach.resume.is_some()).collect();
     assert_eq!(asked, [false, false], "not the connection that it was");
+}
+
+#[tokio::test]
+async fn who_comes_back_from_an_outage_to_other_redirections_is_told_before_the_desktop() {
+    let mut office = Office::new();
+    let desk = Desk::sending(b"x".to_vec());
+    let gateway = saying(&mut office, &desk, vec![]);
+    let broker = admitting(&mut office, &answer(vec![gateway]));
+    let agent = office.agent();
+    let stop = CancellationToken::new();
+    let run = to(broker, Viewer::Nothing);
+    let report = beside(&agent, run, &stop, async |mut watch: Receiver<Event>| {
+        comes(&mut watch, "notice").await;
+        comes(&mut watch, "attached").await;
+        comes(&mut watch, "first_byte").await;
+        stop.cancel();
+    })
+    .await;
+    assert_eq!(report.code, Code::Disconnected);
+    assert_eq!((links(&report, "attached"), links(&report, "notice")), (2, 1));
+    let code = Notice::PolicyChanged.as_str();
+    let told = |event: &Event| matches!(event, Event::Notice { code: told, .. } if told == code);
+    assert!(report.events.iter().any(told), "{:?}", report.names());
 }
 
 #[tokio::test]
