@@ -467,6 +467,9 @@ async fn connections_that_only_stand_there_keep_no_operator_out() -> Result<()> 
     place.has_endured(before, GROWTH_KIB).await
 }
 
+/// How many come at once of those who only stand there.
+const ARRIVING: usize = 100;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crowd_at_the_operations_port_is_refused_and_keeps_no_login_out() -> Result<()> {
     let (requests, standing, logins) =
@@ -483,15 +486,16 @@ async fn a_crowd_at_the_operations_port_is_refused_and_keeps_no_login_out() -> R
     let used = place.site.cpu()?.saturating_sub(used);
     let cpu_ms = used.as_secs_f64() * 1e3 / f64::from(u32::try_from(requests)?);
 
-    let crowd = async {
-        let mut idle = operations::stand_there(to, standing).await?;
-        let pestering = operations::pester(&place, key, requests);
-        // Some of those that were closed meanwhile come again; the others' files are still ours.
-        let again = operations::stand_there(to, standing / 4);
-        let (unheard, again) = tokio::try_join!(pestering, again)?;
-        idle.extend(again);
-        Ok((unheard, idle))
+    let standing_there = async {
+        let mut idle = Vec::new();
+        for _ in 0..standing / ARRIVING {
+            idle.extend(operations::stand_there(to, ARRIVING).await?);
+            tokio::time::sleep(operations::REST).await;
+        }
+        Ok(idle)
     };
+    let pestering = operations::pester(&place, key, requests);
+    let crowd = async { tokio::try_join!(pestering, standing_there) };
     let ((unheard, idle), beside) = honest.beside(crowd).await?;
     println!(
         "{}",

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::place::Place;
 use super::{Answer, DEADLINE, SLACK};
@@ -285,6 +285,10 @@ const BODY_MAX: usize = 8 * 1024 * 1024;
 /// How many of a crowd ask at once.
 const HANDS: usize = 16;
 
+/// How long one of a crowd rests before it asks, 300 requests a second in all. What is looked at
+/// is the broker, and a crowd without rest takes the cores that it has in common with it.
+pub const REST: Duration = Duration::from_millis(50);
+
 /// What the bodies of all of them may take in memory at once, in KiB.
 pub const BODIES_KIB: u64 = (HANDS * BODY_MAX / 1024) as u64;
 
@@ -307,6 +311,7 @@ pub async fn pester(place: &Place, key: &str, requests: usize) -> Result<usize> 
         hands.spawn(async move {
             let mut unheard = 0;
             for n in (hand..requests).step_by(HANDS) {
+                sleep(REST).await;
                 // Not all of them the huge one at the same time.
                 let (sends, sin) = &crowd[(n / HANDS + hand) % crowd.len()];
                 let mut answer = ask(to, sends, false).await?;
