@@ -90,6 +90,8 @@ impl Office {
 #[test]
 fn a_broker_short_of_descriptors_turns_newcomers_away_and_keeps_those_inside() -> Result<()> {
     let office = Office::open()?;
+    let log = office.site.log();
+    ensure!(log.contains("The limit of open files allows fewer connections"), "{log}");
     let mut seats = Vec::new();
     let turned_away = (1..=PEOPLE).find_map(|n| match office.sit_down(n) {
         Ok(seat) => {
