@@ -59,8 +59,10 @@ pub enum Act {
     Finishes,
     /// Breaks the stream off.
     Resets,
-    /// Takes no byte of an answer. To be done first.
-    IsDeaf,
+    /// Takes no more bytes of an answer than so many at once. To be done first.
+    Hears(u32),
+    /// Reads no more, and waits for what becomes of that.
+    ListensNoMore,
 }
 
 /// Makes a row.
@@ -75,7 +77,7 @@ impl Sin {
     fn goes_by(&self, transport: Transport) -> bool {
         match transport {
             Transport::Quic => true,
-            Transport::Tcp => !matches!(self.does.first(), None | Some(Act::IsDeaf)),
+            Transport::Tcp => !matches!(self.does.first(), None | Some(Act::Hears(_))),
         }
     }
 
@@ -113,10 +115,10 @@ pub async fn commit(
     let held =
         if attaches { Some(tickets::right(place, transport, from, &name).await?) } else { None };
     let line = match (sin.does.first(), transport) {
-        (Some(Act::IsDeaf), Transport::Quic) => {
+        (Some(Act::Hears(most)), Transport::Quic) => {
             let mut config = quinn::ClientConfig::new(Arc::new(credulous(&[alpn])?));
             let mut deaf = TransportConfig::default();
-            deaf.stream_receive_window(0_u32.into());
+            deaf.stream_receive_window((*most).into());
             config.transport_config(Arc::new(deaf));
             Line::open_with(config, from, to).await?
         }
@@ -209,7 +211,11 @@ impl Sinner<'_> {
             }
             Act::Finishes => self.line.end(true),
             Act::Resets => self.line.end(false),
-            Act::IsDeaf => Ok(()),
+            Act::Hears(_) => Ok(()),
+            Act::ListensNoMore => {
+                let ended = timeout(DEADLINE + SLACK, self.line.ended()).await;
+                ended.map(drop).context("it is waited for without end")
+            }
         }
     }
 

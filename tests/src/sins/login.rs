@@ -78,7 +78,13 @@ pub fn table() -> Vec<Sin> {
         sin("a password with NUL", password("password", json!("\0secret")), refused),
         sin(
             "never reading the answer",
-            vec![Act::IsDeaf, Act::Hello(Change::Set("device_id", json!("deaf")))],
+            vec![Act::Hears(0), Act::Hello(Change::Set("device_id", json!("deaf")))],
+            Answer::Closed,
+        )
+        .within(3),
+        sin(
+            "never reading the ticket",
+            vec![Act::Hears(512), honest(), Act::Password(Change::Nothing), Act::ListensNoMore],
             Answer::Closed,
         )
         .within(3),
