@@ -1,8 +1,8 @@
 //! What `tegata-bench` does: one module for each bench, and what they share.
 //!
 //! Every bench starts the real programs with the configuration of [`office`], repeats, and prints
-//! by [`report`] one JSON object for each figure and a summary as the last line. `tests/bench.md`
-//! says what the figures mean.
+//! by [`report`] one JSON object for each figure and a summary as the last line; only [`side`] does
+//! what [`replay`] asks of it. `tests/bench.md` says what the figures mean.
 
 mod arguments;
 pub(crate) mod call;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tegata_parts::process::Child;
 
-/// How long one bench may take; `replay` is four of them.
+/// How long one bench may take; `replay` measures everything twice.
 const LIMIT: Duration = Duration::from_mins(4);
 
 /// Runs a bench with small counts and returns its lines.

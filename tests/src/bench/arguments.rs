@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 
-/// Measures the built programs; prints one JSON object a line, the last one a summary.
+/// Measures the built programs; prints one JSON object a line, the last one a summary, but for
+/// `side`.
 #[derive(Debug, Parser)]
 #[command(name = "tegata-bench")]
 pub(super) struct Arguments {

@@ -24,7 +24,7 @@ use super::way::TEGATA;
 /// What the other build is told, and the folder beside ours that it lies in.
 const KEEPS_NOTHING: &str = "keeps_nothing";
 
-/// How often each pair of sides measures everything.
+/// How often each pair of sides measures everything; even, so that each is the first as often.
 const ROUNDS: u32 = 4;
 /// For a quick look.
 const ROUNDS_QUICK: u32 = 1;
@@ -49,19 +49,18 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let wishes = Wish::all();
     let mut report = None;
     let mut ratios = Ratios::new();
-    let mut turn = 0_u32;
     // What one pair of processes owes to where its memory lies, the next one may not.
     for _ in 0..arguments.runs(5) {
         let (mut ours, circumstances) = Side::start(Build::Ours, arguments)?;
-        let (mut other, _) = Side::start(Build::KeepsNothing, arguments)?;
+        let (mut other, others) = Side::start(Build::KeepsNothing, arguments)?;
+        ensure!(circumstances["commit"] == others["commit"], "the builds are of two commits");
         if report.is_none() {
             report = Some(Report::begin_as("replay", circumstances));
         }
-        for _ in 0..arguments.count(ROUNDS, ROUNDS_QUICK) {
+        for round in 0..arguments.count(ROUNDS, ROUNDS_QUICK) {
             for wish in &wishes {
-                // Neither build is always the first.
-                turn += 1;
-                let (ours, other) = if turn.is_multiple_of(2) {
+                // Of no figure is one build always the first.
+                let (ours, other) = if round.is_multiple_of(2) {
                     let ours = ours.measure(wish)?;
                     (ours, other.measure(wish)?)
                 } else {
