@@ -86,8 +86,7 @@ pub fn table() -> Vec<Sin> {
             "never reading the ticket",
             vec![Act::Hears(512), honest(), Act::Password(Change::Nothing), Act::ListensNoMore],
             Answer::Closed,
-        )
-        .within(3),
+        ),
     ]);
     let members = ["v", "agent_version", "locale", "key", "proof"];
     for (what, change) in spoil(&members) {
