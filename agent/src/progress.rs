@@ -97,7 +97,7 @@ pub enum Event {
         /// What carries it now.
         transport: Transport,
     },
-    /// The gateway or an administrator has something to tell.
+    /// The gateway, an administrator or this agent has something to tell.
     Notice {
         /// What.
         code: String,

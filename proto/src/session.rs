@@ -197,12 +197,12 @@ pub enum GatewayMessage {
     Unsupported,
 }
 
-/// Something that a gateway tells the person. A code of a newer gateway is shown as it
-/// is.
+/// Something that the person is told, by a gateway where nothing else is said. A code of a
+/// newer gateway is shown as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Notice {
     /// The thin client may do other things from now on, and the desktop is shown anew:
-    /// `class` of the network.
+    /// `class` of the network. After an outage the agent tells it, without the class.
     PolicyChanged,
     /// The desktop may not be used from this network: its `class`.
     NotAllowedHere,

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use tegata_proto::code::Code;
 use tegata_proto::login::Failure;
+use tegata_proto::policy::Policy;
 use tegata_proto::session::{GatewayMessage, Notice};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
@@ -85,6 +86,7 @@ impl<P: Person, N: Network> Stay<'_, P, N> {
         mut stage: Stage,
         mut scene: Scene,
     ) -> Result<Code, RunError> {
+        let mut known = scene.policy;
         loop {
             self.person.tell(&Event::Attached {
                 session: session.attached.sid,
@@ -95,10 +97,16 @@ impl<P: Person, N: Network> Stay<'_, P, N> {
                 forward: stage.forward(),
             });
             let mut again = scene.without_secret();
-            match self.show(session, &mut stage, scene).await? {
+            match self.show(session, &mut stage, scene, &mut known).await? {
                 Outcome::Ended(code) => return Ok(code),
                 Outcome::Returned(next) if stage.may_restart() => {
                     again.policy = next.attached.policy;
+                    if again.policy != known {
+                        // It changed while no gateway had a link to tell of it.
+                        let code = Notice::PolicyChanged.as_str().to_owned();
+                        self.person.tell(&Event::Notice { code, args: BTreeMap::new() });
+                        known = again.policy;
+                    }
                     (session, scene) = (*next, again);
                 }
                 Outcome::Returned(next) => {
@@ -109,12 +117,14 @@ impl<P: Person, N: Network> Stay<'_, P, N> {
         }
     }
 
-    /// Shows one connection to the desktop.
+    /// Shows one connection to the desktop. `known` is what the person has been told that the
+    /// thin client may do.
     async fn show(
         &mut self,
         session: Session,
         stage: &mut Stage,
         scene: Scene,
+        known: &mut Policy,
     ) -> Result<Outcome, RunError> {
         let security = scene.rdp.map(|rdp| rdp.security);
         let shown = scene.policy;
@@ -128,7 +138,6 @@ impl<P: Person, N: Network> Stay<'_, P, N> {
         let stream = DesktopStream { account: &account, security, first_byte };
         let mut showing = Box::pin(stage.show(stream, scene));
         let mut waits_for_first_byte = true;
-        let mut is_told = false;
         let ended = loop {
             let next = {
                 let network = pin!(self.network.changed());
@@ -161,7 +170,7 @@ impl<P: Person, N: Network> Stay<'_, P, N> {
                 Next::Turn(Turn::Heard(Ok(GatewayMessage::Policy { policy, .. })))
                     if policy != shown =>
                 {
-                    is_told = true;
+                    *known = policy;
                     road.begin_again();
                 }
                 Next::Turn(turn) => match road.take(turn, self.person, self.network) {
@@ -188,14 +197,6 @@ impl<P: Person, N: Network> Stay<'_, P, N> {
                 Next::Moved(at) => road.moved(self.network, at),
             }
         };
-        if let Ended::Returned(next) = &ended
-            && next.attached.policy != shown
-            && !is_told
-        {
-            // Its link was lost on the way to the other network: the gateway could not tell.
-            let code = Notice::PolicyChanged.as_str().to_owned();
-            self.person.tell(&Event::Notice { code, args: BTreeMap::new() });
-        }
         // Ends the viewer, if it is still there, before the stream goes.
         drop(showing);
         if waits_for_first_byte && first_byte_came.try_recv().is_ok() {
