@@ -66,7 +66,9 @@ pub use self::pools::{Site, SiteFault};
 
 /// Returns the routes.
 pub fn routes(api: Arc<Api>) -> Router {
-    let pool = put(pools::replace).layer(DefaultBodyLimit::max(POOL_BODY_MAX));
+    let pool = put(pools::replace)
+        .layer(DefaultBodyLimit::max(POOL_BODY_MAX))
+        .layer(middleware::from_fn(announced));
     Router::new()
         .route("/v1/pools", get(pools::list))
         .route("/v1/pools/{name}", pool)
@@ -84,12 +86,16 @@ async fn authenticate(State(api): State<Arc<Api>>, mut request: Request, next: N
     let Some(name) = shown.and_then(|shown| api.keys.authenticate(shown)) else {
         return Problem::unauthorized().into_response();
     };
-    // None of a body is read that says of itself that it would be refused.
+    let actor = Actor::ApiKey(name.to_owned());
+    request.extensions_mut().insert(actor);
+    next.run(request).await
+}
+
+/// Refuses a body that announces itself as too long for a pool before any of it is read.
+async fn announced(request: Request, next: Next) -> Response {
     if request.body().size_hint().lower() > POOL_BODY_MAX as u64 {
         return Problem::too_long(POOL_BODY_MAX).into_response();
     }
-    let actor = Actor::ApiKey(name.to_owned());
-    request.extensions_mut().insert(actor);
     next.run(request).await
 }
 
