@@ -507,5 +507,5 @@ async fn a_crowd_at_the_operations_port_is_refused_and_keeps_no_login_out() -> R
     );
     operations::are_ended(idle).await?;
     ensure!(!place.site.log().contains(key), "the log holds a key");
-    place.has_endured(before, GROWTH_KIB + operations::BODIES_KIB).await
+    place.has_endured(before, GROWTH_KIB).await
 }

@@ -10,7 +10,6 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use rustix::io::retry_on_intr;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
 use crate::{guard::Debt, wait};
@@ -99,11 +98,14 @@ impl Child {
     /// stands still with all its threads, which the signal alone does not promise.
     pub fn pause(&mut self) {
         self.signal(Signal::STOP);
-        if self.ended.is_none() {
-            let look = WaitIdOptions::STOPPED | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        let look = WaitIdOptions::STOPPED | WaitIdOptions::EXITED;
+        let look = look | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        let _still_running = wait::until(&format!("{} to stand still", self.name), LEAVE, || {
             // One that cannot be waited for is gone, and answers nobody either.
-            let _ = retry_on_intr(|| waitid(WaitId::Pid(self.pid()), look));
-        }
+            let runs =
+                self.ended.is_none() && matches!(waitid(WaitId::Pid(self.pid()), look), Ok(None));
+            Ok((!runs).then_some(()))
+        });
     }
 
     /// Lets a frozen group go on.

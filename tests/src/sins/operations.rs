@@ -289,9 +289,6 @@ const HANDS: usize = 16;
 /// is the broker, and a crowd without rest takes the cores that it has in common with it.
 pub const REST: Duration = Duration::from_millis(50);
 
-/// What the bodies of all of them may take in memory at once, in KiB.
-pub const BODIES_KIB: u64 = (HANDS * BODY_MAX / 1024) as u64;
-
 /// How often somebody asks again whose connection made room before it was heard.
 const TRIES: usize = 20;
 
