@@ -18,6 +18,10 @@ use crate::ports::store::Census;
 const SECONDS: [f64; 14] =
     [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 60.0];
 
+/// The states of a desktop, as the store counts them.
+const DESKTOP_STATES: [&str; 6] =
+    ["starting", "ready", "assigned", "recycling", "draining", "quarantined"];
+
 /// A step from the password to the desktop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub enum Phase {
@@ -67,6 +71,18 @@ pub enum Refusal {
     Left,
     /// The source has tried too much.
     Throttled,
+}
+
+impl Refusal {
+    const ALL: [Self; 7] = [
+        Self::Malformed,
+        Self::Unknown,
+        Self::Ambiguous,
+        Self::Budget,
+        Self::Bind,
+        Self::Left,
+        Self::Throttled,
+    ];
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -157,7 +173,20 @@ impl Metrics {
         registry.register("logins_held_back", help, held_back);
         let help = "Unix time at which desktops and sessions were counted last";
         registry.register("census_timestamp_seconds", help, census_at);
+        metrics.begin();
         metrics
+    }
+
+    /// Shows a zero for what has not happened yet: where a series begins with its first event,
+    /// no alarm sees a rise.
+    fn begin(&self) {
+        for result in Code::ALL.iter().map(|code| code.as_str()).chain(["ok"]) {
+            drop(self.logins.get_or_create(&Result_ { result }));
+            drop(self.redeems.get_or_create(&Result_ { result }));
+        }
+        for reason in Refusal::ALL {
+            drop(self.refusals.get_or_create(&RefusalLabel { reason }));
+        }
     }
 
     /// Counts a login that ended well (`None`) or with a code.
@@ -217,9 +246,13 @@ impl Metrics {
     /// Shows a fresh count of desktops and sessions.
     pub fn census(&self, census: &Census, unix_time: f64) {
         let count = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
-        // What is counted no more must not stay as it was.
+        // What is counted no more must not stay as it was; of what a pool has none, it has 0.
         self.desktops.clear();
         for ((pool, state), n) in &census.desktops {
+            for state in DESKTOP_STATES {
+                let labels = DesktopLabels { pool: pool.to_string(), state: state.to_owned() };
+                drop(self.desktops.get_or_create(&labels));
+            }
             let labels = DesktopLabels { pool: pool.to_string(), state: state.clone() };
             self.desktops.get_or_create(&labels).set(count(*n));
         }

@@ -51,6 +51,19 @@ pub enum Refusal {
     Displaced,
 }
 
+impl Refusal {
+    const ALL: [Self; 8] = [
+        Self::Full,
+        Self::SourceFull,
+        Self::Handshakes,
+        Self::SourceHandshakes,
+        Self::Handshake,
+        Self::TooSlow,
+        Self::Balancer,
+        Self::Displaced,
+    ];
+}
+
 impl EncodeLabelValue for Refusal {
     fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
         encoder.write_str(match self {
@@ -140,6 +153,10 @@ impl EdgeMetrics {
             "End of a certificate's validity, Unix time",
             metrics.certificate_ends.clone(),
         );
+        // Where a series begins with its first event, no alarm sees a rise.
+        for reason in Refusal::ALL {
+            drop(metrics.refused.get_or_create(&RefusedLabels { reason }));
+        }
         metrics
     }
 }

@@ -89,6 +89,10 @@ impl Metrics {
         registry.register_with_unit("carried_up", help, Unit::Bytes, bytes_up);
         let help = "Bytes sent onward to agents";
         registry.register_with_unit("carried_down", help, Unit::Bytes, bytes_down);
+        // Where a series begins with its first event, no alarm sees a rise.
+        for code in Code::ALL.iter().map(|code| code.as_str()) {
+            drop(metrics.refusals.get_or_create(&CodeLabel { code }));
+        }
         metrics
     }
 

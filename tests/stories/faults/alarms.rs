@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use tegata_parts::fake::FakeDesktop;
@@ -47,6 +48,16 @@ fn alarmed() -> Result<BTreeSet<String>> {
 }
 
 #[test]
+fn prometheus_takes_the_alarms() -> Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no root")?;
+    let rules = root.join("deploy/alarms.yml");
+    let checked = Command::new("promtool").args(["check", "rules"]).arg(rules).output()?;
+    let told = String::from_utf8_lossy(&checked.stderr);
+    ensure!(checked.status.success(), "{told}");
+    Ok(())
+}
+
+#[test]
 fn every_metric_of_the_broker_stands_in_the_operators_table() -> Result<()> {
     let documented = documented()?;
     let desktop = FakeDesktop::echo(b"")?;
@@ -75,6 +86,18 @@ fn every_metric_of_the_broker_stands_in_the_operators_table() -> Result<()> {
         drop(line);
         Ok(())
     })?;
+    let metrics = api.metrics()?;
+    // No alarm sees a rise of what is not there before it happens.
+    for zero in [
+        r#"tegata_desktops{pool="keiri",state="quarantined"} 0"#,
+        r#"tegata_logins_total{result="unavailable"} 0"#,
+        r#"tegata_redeems_total{result="ticket_expired"} 0"#,
+        r#"tegata_refused_logins_total{reason="Throttled"} 0"#,
+        r#"tegata_gateway_attach_refusals_total{code="wrong_key"} 0"#,
+        r#"tegata_edge_connections_refused_total{reason="full"} 0"#,
+    ] {
+        ensure!(metrics.lines().any(|line| line == zero), "not {zero}: {metrics}");
+    }
     let mut exported_now = BTreeSet::new();
     wait::until("all that is documented to be exported", || {
         exported_now = exported(&api.metrics()?);
