@@ -47,38 +47,12 @@ fn saying(office: &mut Office, desk: &Desk, words: Vec<GatewayMessage>) -> Gatew
     })
 }
 
-#[tokio::test]
-async fn other_redirections_are_a_notice_and_the_desktop_from_its_beginning() {
+/// Runs until a gateway that says this has been told of and the desktop is shown again; returns
+/// what came of it, and whether each link asked for the connection that was.
+async fn shown_again(words: Vec<GatewayMessage>) -> (Report, Vec<bool>) {
     let mut office = Office::new();
     let desk = Desk::sending(b"x".to_vec());
-    let notice = GatewayMessage::Notice { code: "policy_changed".into(), args: BTreeMap::new() };
-    let policy = GatewayMessage::Policy { policy: LESS, input_every_ms: None };
-    let gateway = saying(&mut office, &desk, vec![notice, policy]);
-    let broker = admitting(&mut office, &answer(vec![gateway]));
-    let agent = office.agent();
-    let stop = CancellationToken::new();
-    let run = to(broker, Viewer::Nothing);
-    let report = beside(&agent, run, &stop, async |mut watch: Receiver<Event>| {
-        comes(&mut watch, "notice").await;
-        comes(&mut watch, "attached").await;
-        comes(&mut watch, "first_byte").await;
-        stop.cancel();
-    })
-    .await;
-    assert_eq!(report.code, Code::Disconnected);
-    assert_eq!(links(&report, "attached"), 2);
-    assert_eq!(links(&report, "link_lost"), 0, "nothing was lost");
-    assert_eq!(links(&report, "notice"), 1, "what the gateway has told is not told again");
-    let held = desk.held();
-    let asked: Vec<_> = held.attaches.iter().map(|attach| attach.resume.is_some()).collect();
-    assert_eq!(asked, [false, false], "not the connection that it was");
-}
-
-#[tokio::test]
-async fn who_comes_back_from_an_outage_to_other_redirections_is_told_before_the_desktop() {
-    let mut office = Office::new();
-    let desk = Desk::sending(b"x".to_vec());
-    let gateway = saying(&mut office, &desk, vec![]);
+    let gateway = saying(&mut office, &desk, words);
     let broker = admitting(&mut office, &answer(vec![gateway]));
     let agent = office.agent();
     let stop = CancellationToken::new();
@@ -92,6 +66,23 @@ async fn who_comes_back_from_an_outage_to_other_redirections_is_told_before_the_
     .await;
     assert_eq!(report.code, Code::Disconnected);
     assert_eq!((links(&report, "attached"), links(&report, "notice")), (2, 1));
+    let held = desk.held();
+    (report, held.attaches.iter().map(|attach| attach.resume.is_some()).collect())
+}
+
+#[tokio::test]
+async fn other_redirections_are_a_notice_and_the_desktop_from_its_beginning() {
+    let notice = GatewayMessage::Notice { code: "policy_changed".into(), args: BTreeMap::new() };
+    let policy = GatewayMessage::Policy { policy: LESS, input_every_ms: None };
+    let (report, asked) = shown_again(vec![notice, policy]).await;
+    assert_eq!(links(&report, "link_lost"), 0, "nothing was lost");
+    assert_eq!(asked, [false, false], "not the connection that it was");
+}
+
+#[tokio::test]
+async fn who_comes_back_from_an_outage_to_other_redirections_is_told_before_the_desktop() {
+    let (report, asked) = shown_again(vec![]).await;
+    assert_eq!(asked, [false, true, false], "the connection that it was is asked for first");
     let code = Notice::PolicyChanged.as_str();
     let told = |event: &Event| matches!(event, Event::Notice { code: told, .. } if told == code);
     assert!(report.events.iter().any(told), "{:?}", report.names());
