@@ -332,13 +332,16 @@ impl Door {
         self.metrics.accepted.get_or_create(&labels).inc();
         let open = self.metrics.open.get_or_create(&labels).clone();
         open.inc();
-        let _place = Place { connection: connection.clone(), open };
         let displaced = stranger.displaced();
-        let link = Link { connection, remote, exporter, closing, stranger };
+        let link = Link { connection: connection.clone(), remote, exporter, closing, stranger };
+        let mut served = role.handler.serve(link);
+        // A handler that is cut off is dropped after it: its streams, dropped before the
+        // connection is closed, would take back what the peer did not read yet.
+        let _place = Place { connection, open };
         tokio::select! {
             biased;
             () = displaced => self.refused(remote, Refusal::Displaced),
-            () = role.handler.serve(link) => {}
+            () = &mut served => {}
         }
     }
 

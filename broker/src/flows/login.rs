@@ -12,7 +12,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use tegata_domain::pool::Pool;
-use tegata_edge::connection::Connection;
 use tegata_edge::endpoint::{CLOSE_DONE, Handler, Link};
 use tegata_edge::network::{NetworkClass, NetworkClasses};
 use tegata_edge::retry::spread;
@@ -232,16 +231,6 @@ impl<R: AsyncRead + Send + Unpin, W: AsyncWrite + Send + Unpin> Talk<R, W> {
     }
 }
 
-/// Closes a connection when it is dropped. A stream that is dropped before its connection takes
-/// back what the agent has and did not read yet.
-struct Closing<'a>(&'a Connection);
-
-impl Drop for Closing<'_> {
-    fn drop(&mut self) {
-        self.0.close(CLOSE_DONE, b"");
-    }
-}
-
 #[async_trait]
 impl Handler for LoginDesk {
     async fn serve(&self, link: Link) {
@@ -260,12 +249,12 @@ impl LoginDesk {
         let began = Instant::now();
         let streams = timeout_at(began + HELLO_DEADLINE, link.connection.accept_bi()).await;
         let Ok(Ok((mut send, mut receive))) = streams else { return };
-        // Dropped before the streams, however this ends.
-        let _closing = Closing(&link.connection);
         // Its stream stays open while the agent takes the last word.
         if self.hold(&link, &mut receive, &mut send, txn, began).await {
-            // The agent closes; the connection is dropped if it does not.
+            // The agent closes. If it does not, the connection is closed before the stream is
+            // dropped: that would take back a word that the agent has and did not read yet.
             let _closed = timeout(FAREWELL, link.connection.closed()).await;
+            link.connection.close(CLOSE_DONE, b"");
         }
     }
 

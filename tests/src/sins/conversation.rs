@@ -215,9 +215,8 @@ impl Sinner<'_> {
             Act::Resets => self.line.end(false),
             Act::Hears(_) => Ok(()),
             Act::ListensNoMore => {
-                // Where it does not, the answer that is found is another one.
-                let _ended = timeout(self.within + SLACK, self.line.ended()).await;
-                Ok(())
+                let ended = timeout(self.within + SLACK, self.line.ended()).await;
+                ended.map(drop).context("the broker keeps the connection")
             }
         }
     }
