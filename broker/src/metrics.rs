@@ -1,5 +1,6 @@
 //! What an operator wants to see of logins, desktops and sessions.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
@@ -246,15 +247,14 @@ impl Metrics {
     /// Shows a fresh count of desktops and sessions.
     pub fn census(&self, census: &Census, unix_time: f64) {
         let count = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
-        // What is counted no more must not stay as it was; of what a pool has none, it has 0.
+        // What is counted no more must not stay as it was; of what a pool with
+        // desktops has none, it has 0.
         self.desktops.clear();
-        for ((pool, state), n) in &census.desktops {
-            for state in DESKTOP_STATES {
-                let labels = DesktopLabels { pool: pool.to_string(), state: state.to_owned() };
-                drop(self.desktops.get_or_create(&labels));
-            }
-            let labels = DesktopLabels { pool: pool.to_string(), state: state.clone() };
-            self.desktops.get_or_create(&labels).set(count(*n));
+        let pools: BTreeSet<_> = census.desktops.keys().map(|(pool, _)| pool).collect();
+        for (pool, state) in pools.into_iter().flat_map(|pool| DESKTOP_STATES.map(|s| (pool, s))) {
+            let n = census.desktops.get(&(pool.clone(), state.to_owned())).copied();
+            let labels = DesktopLabels { pool: pool.to_string(), state: state.to_owned() };
+            self.desktops.get_or_create(&labels).set(count(n.unwrap_or(0)));
         }
         self.sessions.clear();
         for ((class, state), n) in &census.sessions {

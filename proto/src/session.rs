@@ -197,8 +197,8 @@ pub enum GatewayMessage {
     Unsupported,
 }
 
-/// Something that the person is told, by a gateway where nothing else is said. A code of a
-/// newer gateway is shown as it is.
+/// Something that the person is told, by a gateway unless it says otherwise here. A code of
+/// a newer gateway is shown as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Notice {
     /// The thin client may do other things from now on, and the desktop is shown anew:

@@ -90,6 +90,9 @@ impl Metrics {
         let help = "Bytes sent onward to agents";
         registry.register_with_unit("carried_down", help, Unit::Bytes, bytes_down);
         // Where a series begins with its first event, no alarm sees a rise.
+        for end in LinkEnd::KINDS.map(LinkEnd::as_str) {
+            drop(metrics.ends.get_or_create(&EndLabel { end }));
+        }
         for code in Code::ALL.iter().map(|code| code.as_str()) {
             drop(metrics.refusals.get_or_create(&CodeLabel { code }));
         }

@@ -316,6 +316,21 @@ pub enum LinkEnd {
 }
 
 impl LinkEnd {
+    /// One of each, whatever its code.
+    pub(crate) const KINDS: [Self; 11] = [
+        Self::AgentBye(Code::Disconnected),
+        Self::AgentGone,
+        Self::AgentFault(Code::Malformed),
+        Self::DesktopClosed { viewer: None },
+        Self::Superseded,
+        Self::Ended(Code::SessionEnded),
+        Self::Undecided,
+        Self::Outdated,
+        Self::Draining,
+        Self::Unanswered,
+        Self::BrokenOff,
+    ];
+
     /// Tells whether the session may go on over another link, with the same connection
     /// to its desktop. Where that has ended and the agent has not said that it knows, its
     /// last bytes may still be on their way.

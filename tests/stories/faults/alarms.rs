@@ -68,7 +68,7 @@ fn every_metric_of_the_broker_stands_in_the_operators_table() -> Result<()> {
     let api = site.api()?;
     api.wait_for_desktops("keiri", "ready", 1)?;
 
-    // Something of everything, because what was never counted is not shown.
+    // Something of everything, because histograms and sessions are shown when they are seen.
     let (runtime, keys, name) = (Runtime::new()?, Keys::generate()?, crowd_name(1));
     runtime.block_on(async {
         ensure!(Line::open(site.listen(), b"h3").await.is_err(), "an ALPN that nobody has");
