@@ -144,7 +144,7 @@ fn a_directory_that_is_away_grants_nothing_and_comes_back_by_itself() -> Result<
     let mut sato = site.login("sato", PASSWORD)?;
     assert_eq!(sato.exit()?, 25, "{}", sato.log());
     slapd.restart()?;
-    slapd.pause();
+    slapd.pause()?;
     let mut sato = site.login("sato", PASSWORD)?;
     assert_eq!(sato.exit()?, 25, "accepts and is silent: {}", sato.log());
     slapd.resume();

@@ -96,16 +96,20 @@ impl Child {
 
     /// Freezes the group: its sockets stay open and nobody answers. Returns when the process
     /// stands still with all its threads, which the signal alone does not promise.
-    pub fn pause(&mut self) {
+    ///
+    /// # Errors
+    ///
+    /// When it goes on all the same.
+    pub fn pause(&mut self) -> Result<()> {
         self.signal(Signal::STOP);
         let look = WaitIdOptions::STOPPED | WaitIdOptions::EXITED;
         let look = look | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-        let _still_running = wait::until(&format!("{} to stand still", self.name), LEAVE, || {
+        wait::until(&format!("{} to stand still", self.name), wait::READY, || {
             // One that cannot be waited for is gone, and answers nobody either.
             let runs =
                 self.ended.is_none() && matches!(waitid(WaitId::Pid(self.pid()), look), Ok(None));
             Ok((!runs).then_some(()))
-        });
+        })
     }
 
     /// Lets a frozen group go on.
@@ -239,7 +243,7 @@ mod tests {
     fn a_paused_process_is_stopped_all_the_same() {
         let folder = tempfile::tempdir().unwrap();
         let mut child = shell("sleep 600", folder.path());
-        child.pause();
+        child.pause().unwrap();
         assert!(child.is_running(), "a paused process has not ended");
         assert!(!child.stop().unwrap().success());
         assert!(!child.is_running());

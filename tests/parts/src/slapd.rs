@@ -155,10 +155,12 @@ impl Slapd {
     }
 
     /// Freezes the directory: it accepts connections and never answers.
-    pub fn pause(&mut self) {
-        if let Some(process) = &mut self.process {
-            process.pause();
-        }
+    ///
+    /// # Errors
+    ///
+    /// When it goes on all the same.
+    pub fn pause(&mut self) -> Result<()> {
+        self.process.as_mut().map_or(Ok(()), Child::pause)
     }
 
     /// Lets a frozen directory go on.

@@ -121,7 +121,7 @@ fn a_directory_can_be_stopped_frozen_and_started_again() -> Result<()> {
     let ca = TestCa::new("directory")?;
     let mut slapd = ministry(&ca)?;
     let id = slapd.entry_uuid("sato")?;
-    slapd.pause();
+    slapd.pause()?;
     let mut stream = TcpStream::connect(("127.0.0.1", slapd.ldaps_port()))?;
     stream.write_all(b"this is no TLS")?;
     stream.set_read_timeout(Some(Duration::from_millis(200)))?;

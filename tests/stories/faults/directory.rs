@@ -117,7 +117,7 @@ fn a_directory_that_does_not_answer_lets_nobody_in_and_puts_nobody_out() -> Resu
         drop(ministry.lets_sato_in()?);
     }
 
-    ministry.slapd.pause();
+    ministry.slapd.pause()?;
     ministry.turns_sato_away("frozen", 25)?;
     echo(&mut work, "frozen")?;
     ministry.slapd.resume();

@@ -252,7 +252,7 @@ fn a_directory_that_cannot_answer_is_no_refusal_and_no_end_of_work() -> Result<(
         }
         echo(desk, how)
     };
-    slapd.pause();
+    slapd.pause()?;
     refused("frozen", &mut desk)?;
     slapd.resume();
     slapd.stop()?;

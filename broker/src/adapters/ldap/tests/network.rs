@@ -120,9 +120,8 @@ async fn a_frozen_server_is_given_up_for_the_next() {
     let directory = directory(config);
     let from_second = office.slapd.entry_uuid("sato").expect("an id");
     assert_ne!(found(&directory, "sato").await.user().id(), from_second);
-    first.pause();
-    // The signal takes a moment to stop every thread.
-    soon(async { while found(&directory, "sato").await.user().id() != from_second {} }).await;
+    first.pause().expect("it stands still");
+    assert_eq!(soon(found(&directory, "sato")).await.user().id(), from_second);
     first.resume();
 }
 
