@@ -66,13 +66,16 @@ impl Problem {
 
     /// For a body of more bytes than `limit`.
     pub(super) fn too_long(limit: usize) -> Self {
-        let title = "The request cannot be read";
-        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "malformed", title)
-            .detail(format!("the body is longer than {limit} bytes"))
+        let detail = format!("the body is longer than {limit} bytes");
+        Self::unreadable(StatusCode::PAYLOAD_TOO_LARGE, detail)
     }
 
     pub(super) fn malformed(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "malformed", "The request cannot be read").detail(detail)
+        Self::unreadable(StatusCode::BAD_REQUEST, detail)
+    }
+
+    fn unreadable(status: StatusCode, detail: impl Into<String>) -> Self {
+        Self::new(status, "malformed", "The request cannot be read").detail(detail)
     }
 
     pub(super) fn invalid(faults: Vec<Fault>) -> Self {
@@ -98,8 +101,7 @@ impl From<StoreError> for Problem {
 
 impl From<JsonRejection> for Problem {
     fn from(rejection: JsonRejection) -> Self {
-        let title = "The request cannot be read";
-        Self::new(rejection.status(), "malformed", title).detail(rejection.body_text())
+        Self::unreadable(rejection.status(), rejection.body_text())
     }
 }
 
