@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
@@ -16,10 +16,15 @@ use tokio::runtime::Runtime;
 
 use super::PASSWORD;
 
+/// A file that operators are given.
+fn deployed(file: &str) -> Result<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no root")?;
+    Ok(root.join("deploy").join(file))
+}
+
 /// The metrics that have a row of their own in the document.
 fn documented() -> Result<BTreeSet<String>> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no root")?;
-    let text = fs::read_to_string(root.join("deploy/operations.md"))?;
+    let text = fs::read_to_string(deployed("operations.md")?)?;
     let rows = text.lines().filter_map(|line| line.strip_prefix("| `tegata_"));
     let names = rows.filter_map(|row| row.split_once('`'));
     Ok(names.map(|(name, _)| format!("tegata_{name}")).collect())
@@ -39,8 +44,7 @@ fn exported(metrics: &str) -> BTreeSet<String> {
 
 /// The metrics that the alarms ask for, a histogram's parts by its own name.
 fn alarmed() -> Result<BTreeSet<String>> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no root")?;
-    let text = fs::read_to_string(root.join("deploy/alarms.yml"))?;
+    let text = fs::read_to_string(deployed("alarms.yml")?)?;
     let rules = text.lines().filter_map(|line| line.trim().strip_prefix("expr: "));
     let words = rules.flat_map(|rule| rule.split(|c: char| !c.is_ascii_alphanumeric() && c != '_'));
     let names = words.filter(|word| word.starts_with("tegata_"));
@@ -49,8 +53,7 @@ fn alarmed() -> Result<BTreeSet<String>> {
 
 #[test]
 fn prometheus_takes_the_alarms() -> Result<()> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no root")?;
-    let rules = root.join("deploy/alarms.yml");
+    let rules = deployed("alarms.yml")?;
     let checked = Command::new("promtool").args(["check", "rules"]).arg(rules).output()?;
     let told = String::from_utf8_lossy(&checked.stderr);
     ensure!(checked.status.success(), "{told}");
