@@ -12,7 +12,7 @@ use tegata_proto::frame::{LIMIT_AFTER, LIMIT_BEFORE};
 use tegata_proto::id::LinkNumber;
 use tegata_proto::login::{AgentMessage, BrokerMessage, Failure, Hello, TicketAnswer, Welcome};
 use tegata_proto::proof::Purpose;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::identity::Identity;
 use crate::link::{self, Candidate, Connection, Dialler, Field, Frames, LinkError, SendStream};
@@ -22,6 +22,13 @@ use crate::trust::{Authority, Expected};
 
 /// How long a broker may take to say `welcome`.
 const WELCOME_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How often a login is begun whose connection ends before `welcome`. A broker closes one
+/// whose `hello` a bad line delivers too late, and nothing of the person's was said yet.
+const BEGINNINGS_MAX: u32 = 3;
+
+/// Pause before a login is begun again.
+const PAUSE: Duration = Duration::from_millis(250);
 
 /// How long a broker may say nothing while it looks for a desktop; longer than a
 /// pool's queue and the start of a machine take.
@@ -112,54 +119,43 @@ impl Agent {
             .into_iter()
             .map(|address| Candidate { address, expected: Expected::Broker })
             .collect();
-        let (broker, connection) = self.dialler.race(&Field::of(candidates)).await?;
-        let transport = connection.transport();
-        person.tell(&Event::Connected { address: broker.address, transport });
-        let outcome = self.converse(&connection, identity, wishes, person).await;
+        let (connection, conversation) = self.begin(&candidates, identity, person).await?;
+        let outcome = conversation.carry_on(wishes, person).await;
         connection.close();
         outcome
+    }
+
+    /// Begins a login, again while a broker that lets itself be reached is lost before its
+    /// first word.
+    async fn begin<P: Person>(
+        &self,
+        candidates: &[Candidate],
+        identity: &Identity,
+        person: &mut P,
+    ) -> Result<(Connection, Conversation), LinkError> {
+        let since = Instant::now();
+        let mut beginnings = 1;
+        loop {
+            let (broker, connection) = self.dialler.race(&Field::of(candidates.to_vec())).await?;
+            let transport = connection.transport();
+            person.tell(&Event::Connected { address: broker.address, transport });
+            let lost = match self.hello(&connection, identity).await {
+                Ok(conversation) => return Ok((connection, conversation)),
+                Err(lost) => lost,
+            };
+            connection.close();
+            let is_lost = matches!(lost, LinkError::Lost(_) | LinkError::Silent);
+            if !is_lost || beginnings == BEGINNINGS_MAX || since.elapsed() >= WELCOME_DEADLINE {
+                return Err(lost);
+            }
+            beginnings += 1;
+            sleep(PAUSE).await;
+        }
     }
 
     /// Waits until the peers have been told that their connections are closed.
     pub async fn farewell(&self) {
         self.dialler.wait_idle().await;
-    }
-
-    async fn converse<P: Person>(
-        &self,
-        connection: &Connection,
-        identity: &Identity,
-        wishes: &Wishes,
-        person: &mut P,
-    ) -> Result<TicketAnswer, LoginError> {
-        let (mut say, mut hear) = self.hello(connection, identity).await?;
-        let mut login = Login::new(wishes);
-        let (mut patience, mut limit) = (WELCOME_DEADLINE, LIMIT_BEFORE);
-        loop {
-            let message = timeout(patience, hear.next::<BrokerMessage>(limit))
-                .await
-                .map_err(|_| LinkError::Silent)??;
-            (patience, limit) = (PATIENCE, LIMIT_AFTER);
-            for step in login.heard(message)? {
-                match step {
-                    Step::Say(message) => link::say(&mut say, &message, LIMIT_BEFORE).await?,
-                    Step::Tell(event) => person.tell(&event),
-                    Step::Ask(pools) => {
-                        let chosen = tokio::select! {
-                            chosen = person.choose(&pools) => chosen,
-                            // Before the choice a broker says nothing but why it ends.
-                            said = hear.next::<BrokerMessage>(limit) => {
-                                login.heard(said?)?;
-                                None
-                            }
-                        };
-                        let choice = login.chosen(chosen)?;
-                        link::say(&mut say, &choice, LIMIT_BEFORE).await?;
-                    }
-                    Step::Done(answer) => return Ok(*answer),
-                }
-            }
-        }
     }
 
     /// Says hello to a broker, and returns its welcome; the login goes no further.
@@ -168,9 +164,7 @@ impl Agent {
         connection: &Connection,
         identity: &Identity,
     ) -> Result<Welcome, LoginError> {
-        let (_say, mut hear) = self.hello(connection, identity).await?;
-        let heard = timeout(WELCOME_DEADLINE, hear.next::<BrokerMessage>(LIMIT_BEFORE));
-        match heard.await.map_err(|_| LinkError::Silent)?? {
+        match self.hello(connection, identity).await?.first {
             BrokerMessage::Welcome(welcome) => Ok(welcome),
             BrokerMessage::Error(failure) => Err(LoginRefused::Said(failure).into()),
             BrokerMessage::Queued { .. }
@@ -183,12 +177,12 @@ impl Agent {
         }
     }
 
-    /// Opens the conversation.
+    /// Opens the conversation, and waits for the broker's first word.
     async fn hello(
         &self,
         connection: &Connection,
         identity: &Identity,
-    ) -> Result<(SendStream, Frames), LinkError> {
+    ) -> Result<Conversation, LinkError> {
         let (mut say, hear) = connection.open().await?;
         let exporter = connection.exporter()?;
         let hello = AgentMessage::Hello(Hello {
@@ -200,6 +194,50 @@ impl Agent {
             proof: identity.prove(Purpose::Login, &exporter, LinkNumber::LOGIN),
         });
         link::say(&mut say, &hello, LIMIT_BEFORE).await?;
-        Ok((say, Frames::new(hear)))
+        let mut hear = Frames::new(hear);
+        let first = timeout(WELCOME_DEADLINE, hear.next(LIMIT_BEFORE)).await;
+        Ok(Conversation { say, hear, first: first.map_err(|_| LinkError::Silent)?? })
+    }
+}
+
+/// A login's stream, after the broker's first word.
+struct Conversation {
+    say: SendStream,
+    hear: Frames,
+    first: BrokerMessage,
+}
+
+impl Conversation {
+    /// Goes through the login up to the ticket.
+    async fn carry_on<P: Person>(
+        self,
+        wishes: &Wishes,
+        person: &mut P,
+    ) -> Result<TicketAnswer, LoginError> {
+        let Self { mut say, mut hear, first: mut message } = self;
+        let mut login = Login::new(wishes);
+        loop {
+            for step in login.heard(message)? {
+                match step {
+                    Step::Say(message) => link::say(&mut say, &message, LIMIT_BEFORE).await?,
+                    Step::Tell(event) => person.tell(&event),
+                    Step::Ask(pools) => {
+                        let chosen = tokio::select! {
+                            chosen = person.choose(&pools) => chosen,
+                            // Before the choice a broker says nothing but why it ends.
+                            said = hear.next::<BrokerMessage>(LIMIT_AFTER) => {
+                                login.heard(said?)?;
+                                None
+                            }
+                        };
+                        let choice = login.chosen(chosen)?;
+                        link::say(&mut say, &choice, LIMIT_BEFORE).await?;
+                    }
+                    Step::Done(answer) => return Ok(*answer),
+                }
+            }
+            let next = timeout(PATIENCE, hear.next(LIMIT_AFTER)).await;
+            message = next.map_err(|_| LinkError::Silent)??;
+        }
     }
 }

@@ -248,6 +248,40 @@ async fn nobody_at_the_address_is_unreachable() {
 }
 
 #[tokio::test]
+async fn a_login_that_is_lost_before_the_first_word_is_begun_again_and_no_later_one() {
+    for (lost, is_welcome, begun) in [(2, false, 3), (3, false, 3), (1, true, 1)] {
+        for has_tcp in [false, true] {
+            let mut office = Office::new();
+            office.has_tcp = has_tcp;
+            let gateway = office.gateway(|_, mut peer: Peer| async move {
+                peer.attach().await?;
+                peer.say(&GatewayMessage::Error(Code::TimeLimit.into())).await
+            });
+            let broker = office.broker(move |number, mut peer: Peer| {
+                let answer = answer(vec![gateway.clone()]);
+                async move {
+                    if number >= lost {
+                        return peer.admit(answer).await;
+                    }
+                    if is_welcome {
+                        peer.welcome().await?;
+                    }
+                    peer.connection.close(0_u8.into(), b"");
+                    Ok(())
+                }
+            });
+            let (broker, wire) = office.wire(broker);
+            wire.set_udp_dark(has_tcp);
+            let report = alone(&office.agent(), to(broker, Viewer::Nothing)).await;
+            let code = if begun > lost { Code::TimeLimit } else { Code::Unreachable };
+            assert_eq!(report.code, code, "{lost} lost: {:?}", report.events);
+            let connected = |event: &&Event| matches!(event, Event::Connected { .. });
+            assert_eq!(report.events.iter().filter(connected).count(), begun);
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_broker_of_another_authority_never_hears_the_password() {
     let mut office = Office::new();
     let stranger = Ca::new().issue(&["tegata:broker/b1"]);
