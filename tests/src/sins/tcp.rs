@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use tegata_parts::streams::raw::{
-    CONTINUATION, Cut, DATA, END_HEADERS, GOAWAY, HEADERS, PING, PREFACE, PUSH_PROMISE, REQUEST,
-    RST_STREAM, Raw, SETTINGS, WINDOW_UPDATE, frame, open,
+    CONTINUATION, Cut, DATA, END_HEADERS, GOAWAY, HEADERS, Overfilled, PING, PREFACE, PUSH_PROMISE,
+    REQUEST, RST_STREAM, Raw, SETTINGS, WINDOW_UPDATE, frame, open,
 };
 use tegata_parts::streams::{Closed, Streams};
 use tegata_proto::proof::EXPORTER_LABEL;
@@ -52,6 +52,8 @@ pub enum Says {
     Bare(Vec<u8>),
     /// Within TLS.
     InTls(Vec<u8>),
+    /// Within TLS, behind the preface, once the broker's windows hold.
+    Overfull(Vec<u8>),
     /// Within TLS, a byte a second.
     Trickled(Vec<u8>),
     /// Within TLS, over and over, by somebody who reads nothing.
@@ -185,10 +187,27 @@ fn against_frames() -> Vec<Sin> {
         http("a reset of no stream", frame(RST_STREAM, 0, 1, &[0; 4]), told(PROTOCOL_ERROR)),
         http("an end, and then more", frame(GOAWAY, 0, 0, &[0; 8]), Answer::Endured),
         http(
-            "more than the window",
+            "more than everybody's window",
             second(frame(DATA, 0, 3, &[0; 32 * 1024]).repeat(33)),
-            told(FLOW_CONTROL_ERROR),
+            Answer::Endured,
         ),
+        Sin {
+            name: "more than a stream's window",
+            says: Says::Overfull(second(frame(DATA, 0, 3, &[0; 32 * 1024]).repeat(33))),
+            gets: Answer::Reset(FLOW_CONTROL_ERROR),
+        },
+        Sin {
+            name: "more than a connection's window",
+            says: Says::Overfull(second(
+                [
+                    frame(DATA, 0, 3, &[0; 32 * 1024]).repeat(32),
+                    open(5),
+                    frame(DATA, 0, 5, &[0; 32 * 1024]).repeat(3),
+                ]
+                .concat(),
+            )),
+            gets: told(FLOW_CONTROL_ERROR),
+        },
         http(
             "bytes after the end",
             second([frame(DATA, 1, 3, b"x"), frame(DATA, 0, 3, b"x")].concat()),
@@ -279,8 +298,8 @@ async fn connect(from: Ipv4Addr, to: SocketAddr) -> Result<TcpStream> {
 pub async fn commit(place: &Place, sin: &Sin) -> Result<Answer> {
     let mut socket = connect(place.caller(), place.site.listen()).await?;
     let tls = Arc::new(credulous_tls(&[ALPN_LOGIN])?);
-    let closed = async {
-        Ok(match &sin.says {
+    let answered = async {
+        let closed = match &sin.says {
             Says::Bare(bytes) => {
                 // What the broker has closed takes no more.
                 let _ = socket.write_all(bytes).await;
@@ -288,6 +307,13 @@ pub async fn commit(place: &Place, sin: &Sin) -> Result<Answer> {
                 Closed::Cut
             }
             Says::InTls(bytes) => Raw::connect(socket, tls).await?.say(bytes).await,
+            Says::Overfull(bytes) => {
+                match Raw::connect(socket, tls).await?.overfill(bytes).await? {
+                    Overfilled::Stream(error) => return Ok(Answer::Reset(error.into())),
+                    Overfilled::Connection(error) => Closed::Said(error),
+                    Overfilled::Cut => Closed::Cut,
+                }
+            }
             Says::Trickled(bytes) => {
                 let raw = Raw::connect(socket, tls).await?;
                 raw.trickle(bytes, Duration::from_secs(1)).await
@@ -296,17 +322,16 @@ pub async fn commit(place: &Place, sin: &Sin) -> Result<Answer> {
                 Raw::connect(socket, tls).await?.say_deafly(bytes).await;
                 Closed::Cut
             }
+        };
+        Ok(match closed {
+            Closed::Cut => Answer::Closed,
+            // The broker's own codes begin there; what it says in them is not the matter.
+            Closed::Said(0 | 0x100..) => Answer::Closed,
+            Closed::Said(error) => Answer::Transport(error.into()),
         })
     };
     // Both handshake and first frame have a deadline.
-    let closed: Result<Closed> =
-        timeout(2 * DEADLINE + SLACK, closed).await.context("it is still held")?;
-    Ok(match closed? {
-        Closed::Cut => Answer::Closed,
-        // The broker's own codes begin there; what it says in them is not the matter.
-        Closed::Said(0 | 0x100..) => Answer::Closed,
-        Closed::Said(error) => Answer::Transport(error.into()),
-    })
+    timeout(2 * DEADLINE + SLACK, answered).await.context("it is still held")?
 }
 
 /// Commits each sin.

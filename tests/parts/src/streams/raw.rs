@@ -1,5 +1,6 @@
 //! The same connection, written frame by frame (RFC 9113 §4.1), for what no client would say.
 
+use std::convert::Infallible;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -41,6 +42,9 @@ pub const CONTINUATION: u8 = 9;
 
 /// The flag of HEADERS and CONTINUATION that there is no more of them.
 pub const END_HEADERS: u8 = 4;
+
+/// The flag of SETTINGS that those of the other side hold now.
+const ACK: u8 = 1;
 
 /// A connection that says what it is told to.
 #[derive(Debug)]
@@ -87,16 +91,42 @@ impl Raw {
 
     /// Says this, and nothing more, and reads until the server ends it.
     pub async fn say(self, bytes: &[u8]) -> Closed {
-        let (mut hears, mut says) = tokio::io::split(self.stream);
-        let saying = async {
-            // What the server has closed takes no more.
-            let _ = says.write_all(bytes).await;
-            let _ = says.flush().await;
-            std::future::pending::<()>().await;
+        let (mut hears, says) = tokio::io::split(self.stream);
+        tokio::select! {
+            never = say_only(says, bytes) => match never {},
+            closed = goodbye(&mut hears) => closed,
+        }
+    }
+
+    /// Begins, says this once the server's own windows hold (RFC 9113 §6.9.2) instead of
+    /// those that everybody has, and reads until the server resets a stream or ends it all.
+    ///
+    /// # Errors
+    ///
+    /// When the connection is gone before.
+    pub async fn overfill(mut self, bytes: &[u8]) -> io::Result<Overfilled> {
+        self.send(PREFACE).await?;
+        let is_room = |frame: &Frame| (frame.kind, frame.stream) == (WINDOW_UPDATE, 0);
+        while !is_room(&next(&mut self.stream).await?) {}
+        let bytes = [&frame(SETTINGS, ACK, 0, b""), bytes].concat();
+        let (mut hears, says) = tokio::io::split(self.stream);
+        let refused = async {
+            loop {
+                match next(&mut hears).await {
+                    Ok(Frame { kind: RST_STREAM, payload, .. }) => {
+                        return Overfilled::Stream(number(&payload));
+                    }
+                    Ok(Frame { kind: GOAWAY, payload, .. }) => {
+                        return Overfilled::Connection(payload.get(4..).map_or(0, number));
+                    }
+                    Ok(_) => {}
+                    Err(_) => return Overfilled::Cut,
+                }
+            }
         };
         tokio::select! {
-            () = saying => Closed::Cut,
-            closed = goodbye(&mut hears) => closed,
+            never = say_only(says, &bytes) => match never {},
+            refused = refused => Ok(refused),
         }
     }
 
@@ -123,22 +153,54 @@ impl Raw {
     }
 }
 
+/// How somebody is refused who sends more than there is room for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Overfilled {
+    /// The stream was reset with this code (RFC 9113 §7).
+    Stream(u32),
+    /// The connection was ended with it.
+    Connection(u32),
+    /// The connection was ended without a word.
+    Cut,
+}
+
+/// A frame that was heard.
+struct Frame {
+    kind: u8,
+    stream: u32,
+    payload: Vec<u8>,
+}
+
+/// Says this, and stays.
+async fn say_only(mut says: impl AsyncWrite + Unpin, bytes: &[u8]) -> Infallible {
+    // What the server has closed takes no more.
+    let _ = says.write_all(bytes).await;
+    let _ = says.flush().await;
+    std::future::pending().await
+}
+
+async fn next(hears: &mut (impl AsyncRead + Unpin)) -> io::Result<Frame> {
+    let mut head = [0; 9];
+    hears.read_exact(&mut head).await?;
+    let mut payload = vec![0; usize::from(u16::from_be_bytes([head[1], head[2]]))];
+    hears.read_exact(&mut payload).await?;
+    Ok(Frame { kind: head[3], stream: number(&head[5..]), payload })
+}
+
+/// Reads a number of 32 bits.
+fn number(bytes: &[u8]) -> u32 {
+    bytes.iter().take(4).fold(0, |number, byte| number << 8 | u32::from(*byte))
+}
+
 /// Reads frames to the end, and returns how it was told.
 async fn goodbye(hears: &mut (impl AsyncRead + Unpin)) -> Closed {
     let mut told = Closed::Cut;
-    loop {
-        let mut head = [0; 9];
-        if hears.read_exact(&mut head).await.is_err() {
-            return told;
-        }
-        let mut payload = vec![0; usize::from(u16::from_be_bytes([head[1], head[2]]))];
-        if hears.read_exact(&mut payload).await.is_err() {
-            return told;
-        }
-        if let (GOAWAY, Some(code)) = (head[3], payload.get(4..8)) {
-            told = Closed::Said(code.iter().fold(0, |code, byte| code << 8 | u32::from(*byte)));
+    while let Ok(frame) = next(hears).await {
+        if let (GOAWAY, Some(code)) = (frame.kind, frame.payload.get(4..8)) {
+            told = Closed::Said(number(code));
         }
     }
+    told
 }
 
 /// A socket that takes so many bytes, and then takes more and sends none of them.
