@@ -110,6 +110,7 @@ impl Examination {
             (Transport::Quic, Check::Quic, Remark::QuicWorks, Remark::QuicBlocked),
             (Transport::Tcp, Check::Tcp, Remark::TcpWorks, Remark::TcpBlocked),
         ];
+        let full: Vec<_> = reached.full().collect();
         for (transport, check, works, blocked) in ways {
             let strangers = reached.strangers().filter(|(by, ..)| *by == transport);
             let strangers: Vec<_> = strangers.map(|(_, address, _)| address).collect();
@@ -120,6 +121,10 @@ impl Examination {
                 None if !strangers.is_empty() => answers_wrongly(check, &strangers),
                 None if reached.fastest().is_some() => {
                     Finding::warning(check, Code::Unreachable, blocked, port.clone())
+                }
+                // By TCP it only hangs up.
+                None if !full.is_empty() => {
+                    Finding::failed(check, Code::Unavailable, Remark::BrokerFull, list(&full))
                 }
                 None => Finding::failed(check, Code::Unreachable, Remark::Nothing, port.clone()),
             });
@@ -132,7 +137,10 @@ fn families(addresses: &[SocketAddr], reached: &Reached, report: &mut impl Repor
     for (check, is_six) in [(Check::Ipv6, true), (Check::Ipv4, false)] {
         let of_family = |address: &&SocketAddr| address.is_ipv6() == is_six;
         let there: Vec<_> = addresses.iter().filter(of_family).copied().collect();
-        let answering = there.iter().find(|address| reached.is_reached(**address));
+        let is_there = |here: &SocketAddr| {
+            reached.is_reached(*here) || reached.full().any(|full| full == *here)
+        };
+        let answering = there.iter().find(|address| is_there(address));
         let is_stranger = |here: &SocketAddr| reached.strangers().any(|(_, at, _)| at == *here);
         let strangers: Vec<_> = there.iter().copied().filter(is_stranger).collect();
         report.add(match answering {

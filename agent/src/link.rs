@@ -16,6 +16,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
+use quinn::{ConnectionError, TransportErrorCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tegata_proto::code::Code;
@@ -91,7 +92,7 @@ impl fmt::Display for Transport {
 pub enum Fault {
     /// By QUIC.
     #[error(transparent)]
-    Quic(quinn::ConnectionError),
+    Quic(ConnectionError),
     /// By TCP, or TLS on it.
     #[error(transparent)]
     Socket(std::io::Error),
@@ -107,6 +108,14 @@ pub enum Fault {
     /// It was closed on this side.
     #[error("closed")]
     Closed,
+}
+
+impl Fault {
+    /// Tells whether the peer is there and takes nobody in now (RFC 9000 §20.1).
+    fn is_refusal(&self) -> bool {
+        let Self::Quic(ConnectionError::ConnectionClosed(close)) = self else { return false };
+        close.error_code == TransportErrorCode::CONNECTION_REFUSED
+    }
 }
 
 /// Why there is no connection, or no longer.
@@ -157,6 +166,9 @@ impl LinkError {
     /// Returns the code that a run ends with.
     pub fn code(&self) -> Code {
         match self {
+            Self::Unreachable { source: Some(fault), .. } if fault.is_refusal() => {
+                Code::Unavailable
+            }
             Self::Unreachable { .. } | Self::Lost(_) | Self::Silent => Code::Unreachable,
             Self::Distrusted { .. } | Self::Handshake { .. } => Code::TlsFailed,
             Self::Frame(_) => Code::Malformed,
@@ -166,9 +178,10 @@ impl LinkError {
 
     /// Returns what the peer said when it closed the connection, if it did.
     pub(crate) fn farewell(&self) -> Option<Code> {
-        use quinn::ConnectionError::ApplicationClosed;
         // By TCP nobody says anything beside what the streams have brought.
-        let Self::Lost(Fault::Quic(ApplicationClosed(close))) = self else { return None };
+        let Self::Lost(Fault::Quic(ConnectionError::ApplicationClosed(close))) = self else {
+            return None;
+        };
         Code::ALL.iter().copied().find(|code| code.as_str().as_bytes() == close.reason)
     }
 
@@ -239,7 +252,12 @@ impl LinkError {
     fn or_worse(self, other: Self, tried: usize) -> Self {
         match (self, other) {
             (Self::Unreachable { source: old, .. }, Self::Unreachable { source, .. }) => {
-                Self::Unreachable { tried, source: source.or(old) }
+                // By TCP the same peer can only hang up.
+                let source = match old {
+                    Some(refusal) if refusal.is_refusal() => Some(refusal),
+                    old => source.or(old),
+                };
+                Self::Unreachable { tried, source }
             }
             (Self::Unreachable { .. }, worse) => worse,
             (known, _) => known,

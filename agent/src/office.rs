@@ -107,6 +107,8 @@ pub(crate) struct Office {
     pub(crate) ca: Ca,
     /// Whether what is started from now on is reached by TCP too.
     pub(crate) has_tcp: bool,
+    /// Whether what is started from now on takes nobody in.
+    pub(crate) is_full: bool,
     /// Who answers by TCP instead of what is started from now on.
     pub(crate) between: Option<Leaf>,
     /// Who serves sessions beside the logins that are started from now on.
@@ -120,10 +122,10 @@ pub(crate) struct Office {
 
 impl Office {
     pub(crate) fn new() -> Self {
-        let (has_tcp, between, beside) = (false, None, None);
+        let (has_tcp, is_full, between, beside) = (false, false, None, None);
         let tcp_comers = Arc::default();
         let (transport, tasks) = (Arc::default(), JoinSet::new());
-        Self { ca: Ca::new(), has_tcp, between, beside, tcp_comers, transport, tasks }
+        Self { ca: Ca::new(), has_tcp, is_full, between, beside, tcp_comers, transport, tasks }
     }
 
     pub(crate) fn agent(&self) -> Agent {
@@ -172,7 +174,7 @@ impl Office {
         let runtime = Arc::new(TokioRuntime);
         let endpoint = Endpoint::new(EndpointConfig::default(), Some(config), socket, runtime)
             .expect("an endpoint");
-        let tcp_comers = Arc::clone(&self.tcp_comers);
+        let (tcp_comers, is_full) = (Arc::clone(&self.tcp_comers), self.is_full);
         self.tasks.spawn(async move {
             let (mut coming, mut opening) = (JoinSet::new(), JoinSet::new());
             let mut peers = JoinSet::new();
@@ -181,10 +183,17 @@ impl Office {
                 tokio::select! {
                     incoming = endpoint.accept() => {
                         let Some(incoming) = incoming else { return };
+                        if is_full {
+                            incoming.refuse();
+                            continue;
+                        }
                         coming.spawn(async { Some(Guest::Quic(incoming.await.ok()?)) });
                     }
                     socket = accept(listener.as_ref()) => {
                         tcp_comers.fetch_add(1, Ordering::Relaxed);
+                        if is_full {
+                            continue;
+                        }
                         coming.spawn(Guest::by_tcp(acceptor.clone(), socket));
                     }
                     Some(come) = coming.join_next() => {

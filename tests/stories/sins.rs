@@ -313,6 +313,31 @@ async fn a_peer_that_claims_to_have_moved_gets_three_bytes_for_one_until_it_answ
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_finds_the_door_full_is_told_to_try_again_and_then_gets_in() -> Result<()> {
+    const PLACES: usize = 4;
+    let limits = format!("connections_per_source = {PLACES}");
+    let place = spawn_blocking(move || Place::limited(1, &limits)).await??;
+    let mut standing = Vec::new();
+    for _ in 0..PLACES {
+        let mut line = Line::open(place.site.listen(), ALPN_LOGIN).await?;
+        stranger::hello(&mut line, &Keys::generate()?).await?;
+        standing.push(line);
+    }
+    let there = Arc::clone(&place);
+    spawn_blocking(move || {
+        let mut agent = there.site.login("p0", PASSWORD)?;
+        ensure!(agent.exit()? == 25, "{}", agent.log());
+        let said = agent.event("error")?["code"].clone();
+        ensure!(said == "unavailable", "{said}");
+        anyhow::Ok(())
+    })
+    .await??;
+    drop(standing);
+    place.is_well().await?;
+    spawn_blocking(move || place.site.login("p0", PASSWORD)?.event("attached").map(drop)).await?
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn strangers_who_say_hello_and_no_more_keep_nobody_out() -> Result<()> {
     const PLACES: usize = 200;
     let limits = format!("connections = {PLACES}");

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use tegata_proto::code::Code;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -70,6 +71,14 @@ impl Reached {
         self.0.iter().filter_map(|tried| {
             let error = tried.outcome.as_ref().err().filter(|error| is_answer(error))?;
             Some((tried.transport, tried.address, error))
+        })
+    }
+
+    /// Returns where somebody is who takes nobody in at the moment.
+    pub(super) fn full(&self) -> impl Iterator<Item = SocketAddr> {
+        self.0.iter().filter_map(|tried| {
+            let refused = tried.outcome.as_ref().err()?.code() == Code::Unavailable;
+            refused.then_some(tried.address)
         })
     }
 

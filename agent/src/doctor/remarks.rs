@@ -21,6 +21,8 @@ pub(super) enum Remark {
     TcpBlocked,
     /// Nor anybody of ours by the other transport; with the port.
     Nothing,
+    /// It has no room; with the addresses.
+    BrokerFull,
     /// Not a server of ours; with the addresses.
     AnswersWrongly,
     /// With the address.
@@ -101,7 +103,7 @@ const fn bad(en: [&'static str; 2], ja: [&'static str; 2]) -> Row {
 
 impl Remark {
     #[cfg(test)]
-    pub(super) const ALL: [Self; 39] = [
+    pub(super) const ALL: [Self; 40] = [
         Self::AuthorityUnusable,
         Self::NameFound,
         Self::NameUnknown,
@@ -110,6 +112,7 @@ impl Remark {
         Self::TcpWorks,
         Self::TcpBlocked,
         Self::Nothing,
+        Self::BrokerFull,
         Self::AnswersWrongly,
         Self::FamilyWorks,
         Self::FamilyAbsent,
@@ -215,6 +218,16 @@ impl Remark {
                 [
                     "応答がありません。",
                     "ケーブルや無線 LAN、先に Web 画面での認証が必要かどうか、ポート {} (UDP または TCP) が通過できるかを確認してください。",
+                ],
+            ),
+            Self::BrokerFull => bad(
+                [
+                    "The broker is there, and takes nobody in at the moment: {}",
+                    "Try again in a few minutes.",
+                ],
+                [
+                    "ブローカーは動作していますが、現在新しい接続を受け付けていません: {}",
+                    "数分待ってからもう一度お試しください。",
                 ],
             ),
             Self::AnswersWrongly => bad(

@@ -105,6 +105,18 @@ async fn without_udp_or_without_tcp_there_is_a_warning_and_without_both_a_failur
 }
 
 #[tokio::test]
+async fn a_full_broker_is_told_from_a_network_that_lets_nothing_pass() {
+    let mut office = Office::new();
+    (office.has_tcp, office.is_full) = (true, true);
+    let address = broker(&mut office);
+    let found = examined(&office, &address.to_string()).await;
+    let full = Some((Verdict::Failed, Some(Code::Unavailable)));
+    assert_eq!((found.of(Check::Quic), found.of(Check::Tcp)), (full, full));
+    assert_eq!(found.of(Check::Ipv4), OK, "it answers");
+    assert_eq!((found.of(Check::Certificate), found.of(Check::Broker)), (None, None));
+}
+
+#[tokio::test]
 async fn a_certificate_says_what_is_wrong_with_it() {
     let mut office = Office::new();
     let stranger = Ca::new().issue(&["tegata:broker/b1"]);

@@ -248,6 +248,16 @@ async fn nobody_at_the_address_is_unreachable() {
 }
 
 #[tokio::test]
+async fn a_full_broker_is_not_one_that_nobody_reaches() {
+    let mut office = Office::new();
+    (office.has_tcp, office.is_full) = (true, true);
+    let broker = office.broker(|_, _| async { panic!("it takes nobody in") });
+    let report = alone(&office.agent(), to(broker, Viewer::Nothing)).await;
+    assert_eq!((report.code, report.code.exit()), (Code::Unavailable, 25));
+    assert_eq!(office.tcp_comers.load(std::sync::atomic::Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
 async fn a_login_that_is_lost_before_the_first_word_is_begun_again_and_no_later_one() {
     for (lost, is_welcome, begun) in [(2, false, 3), (3, false, 3), (1, true, 1)] {
         for has_tcp in [false, true] {
