@@ -197,15 +197,16 @@ impl Reader {
                 return None;
             }
         };
-        let mut unknown = |key: serde_ignored::Path<'_>| {
-            self.faults.push(Fault { key: index(&key), problem: "means nothing here".to_owned() });
+        let mut note = |key: serde_ignored::Path<'_>| {
+            self.faults
+                .push(Fault { key: unknown(&key), problem: "means nothing here".to_owned() });
         };
-        let known = serde_ignored::Deserializer::new(parsed, &mut unknown);
+        let known = serde_ignored::Deserializer::new(parsed, &mut note);
         match serde_path_to_error::deserialize(known) {
             Ok(raw) => Some(raw),
             Err(error) => {
-                let key = error.path().to_string();
-                let key = if key == "." { "the file".to_owned() } else { key };
+                let key = wrong(error.path());
+                let key = if key.is_empty() { "the file".to_owned() } else { key };
                 self.fault(key, line(error.inner()));
                 None
             }
@@ -507,18 +508,35 @@ fn directory_connections(realms: &[RawRealm]) -> usize {
     realms.iter().filter_map(|realm| realm.ldap.as_ref()).map(of).sum()
 }
 
-/// Writes the path of a key as [`Fault::key`] does, with numbers in brackets.
-fn index(key: &serde_ignored::Path<'_>) -> String {
-    let text = key.to_string();
-    let mut path = String::with_capacity(text.len());
-    for part in text.split('.').filter(|part| *part != "?") {
-        if part.bytes().all(|byte| byte.is_ascii_digit()) {
-            path.extend(["[", part, "]"]);
-        } else {
-            path.extend(if path.is_empty() { ["", part] } else { [".", part] });
-        }
+/// Writes the path of a key that means nothing as [`Fault::key`] does.
+fn unknown(path: &serde_ignored::Path<'_>) -> String {
+    use serde_ignored::Path;
+    match path {
+        Path::Root => String::new(),
+        Path::Seq { parent, index } => format!("{}[{index}]", unknown(parent)),
+        Path::Map { parent, key } => below(unknown(parent), key),
+        Path::Some { parent }
+        | Path::NewtypeStruct { parent }
+        | Path::NewtypeVariant { parent } => unknown(parent),
     }
-    path
+}
+
+/// Writes the path of a value that is wrong as [`Fault::key`] does.
+fn wrong(path: &serde_path_to_error::Path) -> String {
+    use serde_path_to_error::Segment;
+    path.iter().fold(String::new(), |path, segment| match segment {
+        Segment::Seq { index } => format!("{path}[{index}]"),
+        Segment::Map { key } | Segment::Enum { variant: key } => below(path, key),
+        Segment::Unknown => path,
+    })
+}
+
+/// Writes a key below a path, in quotation marks where TOML wants them.
+fn below(path: String, key: &str) -> String {
+    let is_bare = |c: char| c.is_ascii_alphanumeric() || "_-".contains(c);
+    let is_bare = !key.is_empty() && key.chars().all(is_bare);
+    let key = if is_bare { key.to_owned() } else { format!("{key:?}") };
+    if path.is_empty() { key } else { path + "." + &key }
 }
 
 fn limits(raw: &RawLimits) -> Limits {
