@@ -13,6 +13,7 @@ use tegata_proto::id::LinkNumber;
 use tegata_proto::login::{AgentMessage, BrokerMessage, Failure, Hello, TicketAnswer, Welcome};
 use tegata_proto::proof::Purpose;
 use tokio::time::{Instant, sleep, timeout};
+use tracing::info;
 
 use crate::identity::Identity;
 use crate::link::{self, Candidate, Connection, Dialler, Field, Frames, LinkError, SendStream};
@@ -23,8 +24,9 @@ use crate::trust::{Authority, Expected};
 /// How long a broker may take to say `welcome`.
 const WELCOME_DEADLINE: Duration = Duration::from_secs(10);
 
-/// How often a login is begun whose connection ends before `welcome`. A broker closes one
-/// whose `hello` a bad line delivers too late, and nothing of the person's was said yet.
+/// How often a login is begun whose connection ends before `welcome` and its deadline. A broker
+/// closes one whose `hello` a bad line delivers too late, and nothing of the person's was
+/// said yet.
 const BEGINNINGS_MAX: u32 = 3;
 
 /// Pause before a login is begun again.
@@ -133,11 +135,10 @@ impl Agent {
         identity: &Identity,
         person: &mut P,
     ) -> Result<(Connection, Conversation), LinkError> {
-        let since = Instant::now();
         let mut beginnings = 1;
         loop {
             let (broker, connection) = self.dialler.race(&Field::of(candidates.to_vec())).await?;
-            let transport = connection.transport();
+            let (since, transport) = (Instant::now(), connection.transport());
             person.tell(&Event::Connected { address: broker.address, transport });
             let lost = match self.hello(&connection, identity).await {
                 Ok(conversation) => return Ok((connection, conversation)),
@@ -148,6 +149,7 @@ impl Agent {
             if !is_lost || beginnings == BEGINNINGS_MAX || since.elapsed() >= WELCOME_DEADLINE {
                 return Err(lost);
             }
+            info!(error = &lost as &dyn std::error::Error, "Login begun again");
             beginnings += 1;
             sleep(PAUSE).await;
         }
