@@ -157,9 +157,10 @@ impl Assignment {
         let event = match (state, event) {
             // A desktop that does not answer today has the person's work of
             // yesterday on it. It stays theirs, as after any lost link.
-            (session::State::Starting { .. }, session::Event::DialFailed) if self.desktop.used => {
-                session::Event::LinkLost
-            }
+            (
+                session::State::Starting { .. },
+                session::Event::DialFailed | session::Event::NotDialled,
+            ) if self.desktop.used => session::Event::LinkLost,
             (_, event) => event,
         };
         let (next, wishes) = state.step(event, rules, now)?;

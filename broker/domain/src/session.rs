@@ -112,6 +112,8 @@ pub enum Event {
     Attached,
     /// The gateway could not reach the desktop, and has connected nobody to it.
     DialFailed,
+    /// The gateway lacked the means to reach the desktop, and has connected nobody to it.
+    NotDialled,
     /// The link is gone, and neither the desktop nor the person ended it.
     LinkLost,
     /// The link is gone, and the desktop closed first.
@@ -246,10 +248,12 @@ impl State {
         effects.extend(more);
 
         // The word of a gateway may come late or never, and by then somebody may
-        // have logged on. Only its word that the dial failed says otherwise.
+        // have logged on. Only its word that nobody was connected says otherwise.
         let was_starting = matches!(self, Self::Starting { .. });
         let is_starting = matches!(next, Self::Starting { .. });
-        if was_starting && !is_starting && !effects.contains(&Effect::Unreachable) {
+        let is_untouched = matches!(settled, Self::Starting { .. })
+            && matches!(event, Event::DialFailed | Event::NotDialled);
+        if was_starting && !is_starting && !is_untouched {
             effects.insert(0, Effect::Reached);
         }
         Ok((next, effects))
@@ -300,13 +304,13 @@ impl State {
             (Self::Starting { .. } | Self::Returning { .. }, Event::Attached) => {
                 (Self::Active, vec![])
             }
-            (Self::Starting { .. }, Event::DialFailed) => {
-                let (state, mut effects) = ended(Cause::DesktopUnreachable);
-                effects.insert(0, Effect::Unreachable);
-                (state, effects)
-            }
+            (Self::Starting { .. }, Event::DialFailed) => (
+                Self::Ended { cause: Cause::DesktopUnreachable },
+                vec![Effect::Unreachable, Effect::Release],
+            ),
+            (Self::Starting { .. }, Event::NotDialled) => ended(Cause::NeverAttached),
             // The person was on that desktop before: it stays theirs.
-            (Self::Returning { .. }, Event::DialFailed) => (detached, vec![]),
+            (Self::Returning { .. }, Event::DialFailed | Event::NotDialled) => (detached, vec![]),
             (
                 Self::Starting { .. } | Self::Active | Self::Returning { .. },
                 Event::LinkLost | Event::Closed,
@@ -347,6 +351,7 @@ impl State {
                 | Event::DesktopClosed
                 | Event::LoggedOff
                 | Event::DialFailed
+                | Event::NotDialled
                 | Event::Disconnected,
             ) => (self, vec![]),
             // Whoever asks for the end hears of it when the gateway has confirmed; and
@@ -362,6 +367,7 @@ impl State {
                 | Event::DesktopClosed
                 | Event::LoggedOff
                 | Event::DialFailed
+                | Event::NotDialled
                 | Event::EndWanted(_),
             ) => (self, vec![]),
 
@@ -370,6 +376,7 @@ impl State {
                 Event::Returned
                 | Event::Attached
                 | Event::DialFailed
+                | Event::NotDialled
                 | Event::LinkLost
                 | Event::DesktopClosed
                 | Event::LoggedOff
@@ -377,8 +384,9 @@ impl State {
                 | Event::Closed,
             )
             | (Self::Starting { .. } | Self::Active | Self::Returning { .. }, Event::Redeemed)
-            | (Self::Active, Event::Attached | Event::DialFailed)
-            | (Self::Detached { .. }, Event::Redeemed | Event::Attached | Event::DialFailed)
+            | (Self::Active | Self::Detached { .. }, Event::DialFailed | Event::NotDialled)
+            | (Self::Active, Event::Attached)
+            | (Self::Detached { .. }, Event::Redeemed | Event::Attached)
             | (Self::Ending { .. }, Event::Redeemed | Event::Returned)
             | (Self::Ended { .. }, Event::Redeemed | Event::Returned | Event::Disconnected) => {
                 return Err(Refused { state: self, event });

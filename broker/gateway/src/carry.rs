@@ -20,6 +20,7 @@ use tegata_proto::encoding::Secret;
 use tegata_proto::frame::{self, LIMIT_AFTER};
 use tegata_proto::id::{Epoch, Incarnation};
 use tegata_proto::key::Thumbprint;
+use tegata_proto::login::Failure;
 use tegata_proto::replay::ACK_DELAY;
 use tegata_proto::session::{
     AgentMessage, Attached, Channel, GatewayMessage, GatewaySelf, Mode, Open,
@@ -32,7 +33,7 @@ use tracing::{info, warn};
 use crate::dial::DialError;
 use crate::handler::{Begun, Gateway, LINGER, close, fault, last_word, stopping};
 use crate::redeem::{
-    self, Broker, LinkEnd, LinkReport, Place, Redeemed, Renewal, Renewed, Unreachable,
+    self, Broker, DialFailure, LinkEnd, LinkReport, Place, Redeemed, Renewal, Renewed, Unreachable,
 };
 use crate::relay::Progress;
 use crate::sessions::Registration;
@@ -43,6 +44,9 @@ pub const CHANNEL_DEADLINE: Duration = Duration::from_secs(5);
 
 /// How long a control frame may take to be handed to the agent's connection.
 pub const WRITE_DEADLINE: Duration = Duration::from_secs(5);
+
+/// What an agent hears where the gateway has nothing left to dial its desktop with.
+const EXHAUSTED: Failure = Failure { code: Code::Unavailable, retry_after_ms: Some(5_000) };
 
 /// When a broker is asked again that had no younger grant.
 const RENEW_AGAIN: Duration = Duration::from_mins(1);
@@ -235,13 +239,18 @@ impl Gateway {
             Outcome::ResumeLost => LinkEnd::AgentFault(Code::ResumeLost),
             Outcome::Unreachable(failed) => {
                 registration.leave();
-                warn!(error = &failed as &dyn std::error::Error, "Desktop unreachable");
+                warn!(error = &failed as &dyn std::error::Error, "Desktop not reached");
                 let report = Unreachable { sid, epoch, link: number, why: failed.failure() };
                 // Before the agent is told, so that its next login finds another desktop.
                 self.broker.unreachable(report).await;
                 watch.told = true;
-                let error = Code::DesktopUnreachable.into();
-                return self.refuse(&link, writer.expect("it is not joined"), error).await;
+                let error = match report.why {
+                    DialFailure::Exhausted => EXHAUSTED,
+                    DialFailure::NotAllowed | DialFailure::Silent | DialFailure::Refused => {
+                        Code::DesktopUnreachable.into()
+                    }
+                };
+                return self.refuse(&link, writer.expect("it is not joined"), error.into()).await;
             }
         };
         // What is not kept carries nothing from here on.
@@ -328,8 +337,7 @@ impl Gateway {
                     }
                     dialled = self.targets.dial(redeemed.target) => dialled,
                 };
-                let socket = dialled.and_then(|s| s.into_std().map_err(DialError::Refused));
-                match socket {
+                match dialled.and_then(|socket| Ok(socket.into_std()?)) {
                     Ok(socket) => DesktopSide::new(socket),
                     Err(failed) => return Err(Outcome::Unreachable(failed)),
                 }

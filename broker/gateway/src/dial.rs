@@ -54,6 +54,9 @@ pub enum DialError {
     /// The desktop, or the network before it, said no.
     #[error("the desktop cannot be connected to")]
     Refused(#[source] io::Error),
+    /// This machine has nothing left to connect with.
+    #[error("no file or memory is left for a connection")]
+    Exhausted(#[source] io::Error),
 }
 
 impl DialError {
@@ -63,6 +66,7 @@ impl DialError {
             Self::NotAllowed => DialFailure::NotAllowed,
             Self::Silent => DialFailure::Silent,
             Self::Refused(_) => DialFailure::Refused,
+            Self::Exhausted(_) => DialFailure::Exhausted,
         }
     }
 
@@ -70,7 +74,7 @@ impl DialError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::NotAllowed => false,
-            Self::Silent | Self::Refused(_) => true,
+            Self::Silent | Self::Refused(_) | Self::Exhausted(_) => true,
         }
     }
 }
@@ -113,10 +117,25 @@ impl TargetPolicy {
         let canonical = SocketAddr::new(target.ip().to_canonical(), target.port());
         let target = if canonical.ip() == target.ip() { target } else { canonical };
         let connected = timeout(DIAL_DEADLINE, TcpStream::connect(target)).await;
-        let stream = connected.map_err(|_| DialError::Silent)?.map_err(DialError::Refused)?;
-        ready(&stream).map_err(DialError::Refused)?;
+        let stream = connected.map_err(|_| DialError::Silent)??;
+        ready(&stream)?;
         Ok(stream)
     }
+}
+
+impl From<io::Error> for DialError {
+    fn from(error: io::Error) -> Self {
+        if lacks_means(&error) { Self::Exhausted(error) } else { Self::Refused(error) }
+    }
+}
+
+/// Tells whether a connection came to nothing for want of a file or memory of this
+/// machine, so that it says nothing of the peer.
+pub fn lacks_means(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    // The last one where as many files are watched as the system lets anybody.
+    let own = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::NOSPC];
+    Errno::from_io_error(error).is_some_and(|error| own.contains(&error))
 }
 
 fn ready(stream: &TcpStream) -> io::Result<()> {

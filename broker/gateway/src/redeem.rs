@@ -259,6 +259,9 @@ pub enum DialFailure {
     Silent,
     /// Something answered that nobody listens there, or no way leads there.
     Refused,
+    /// This gateway has no file or memory left to connect with: that says nothing of the
+    /// desktop.
+    Exhausted,
 }
 
 /// The story of one link, told once, after it has ended.

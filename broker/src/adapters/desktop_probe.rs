@@ -14,6 +14,7 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tegata_domain::desktop::Probe;
+use tegata_gateway::dial::lacks_means;
 use tegata_gateway::proof::sha256;
 use tegata_proto::encoding::Sha256;
 use tegata_proto::policy::{Protocol, Security};
@@ -76,33 +77,33 @@ impl DesktopProbe {
 
 #[async_trait]
 impl Prober for DesktopProbe {
-    async fn full(&self, target: &ProbeTarget) -> Probe {
-        match target.protocol {
-            Protocol::Tcp if self.connect(target).await => Probe::Answered(None),
-            Protocol::Tcp => Probe::Failed,
-            Protocol::Rdp => {
-                let seen = tokio::time::timeout(PROBE_LIMIT, self.certificate(target)).await;
-                match seen.map_err(std::io::Error::from).flatten() {
-                    Ok(certificate) => Probe::Answered(Some(certificate)),
-                    Err(error) => {
-                        tracing::debug!(desktop = %target.name, %error, "Desktop not ready");
-                        Probe::Failed
-                    }
-                }
+    async fn full(&self, target: &ProbeTarget) -> Option<Probe> {
+        let certificate = async {
+            match target.protocol {
+                Protocol::Tcp => TcpStream::connect(target.address).await.map(|_| None),
+                Protocol::Rdp => self.certificate(target).await.map(Some),
             }
-        }
+        };
+        seen(target, certificate)
+            .await
+            .map_or_else(|failed| failed, |certificate| Some(Probe::Answered(certificate)))
     }
 
-    async fn connect(&self, target: &ProbeTarget) -> bool {
-        let connected = tokio::time::timeout(PROBE_LIMIT, TcpStream::connect(target.address)).await;
-        match connected.map_err(std::io::Error::from).flatten() {
-            Ok(_) => true,
-            Err(error) => {
-                tracing::debug!(desktop = %target.name, %error, "Desktop not ready");
-                false
-            }
-        }
+    async fn connect(&self, target: &ProbeTarget) -> Option<Probe> {
+        seen(target, TcpStream::connect(target.address)).await.err().flatten()
     }
+}
+
+/// Returns what is seen of a desktop in time, or what it means that nothing was.
+async fn seen<T>(
+    target: &ProbeTarget,
+    looking: impl Future<Output = std::io::Result<T>>,
+) -> Result<T, Option<Probe>> {
+    let looked = tokio::time::timeout(PROBE_LIMIT, looking).await;
+    looked.map_err(std::io::Error::from).flatten().map_err(|error| {
+        tracing::debug!(desktop = %target.name, %error, "Desktop not ready");
+        (!lacks_means(&error)).then_some(Probe::Failed)
+    })
 }
 
 /// `requestedProtocols` and `selectedProtocol`: TLS.
@@ -184,7 +185,7 @@ mod tests {
         answer: &[u8],
         version: &'static SupportedProtocolVersion,
         security: Security,
-    ) -> (Probe, Sha256) {
+    ) -> (Option<Probe>, Sha256) {
         let key = KeyPair::generate().unwrap();
         let certificate =
             CertificateParams::new(vec!["desktop".into()]).unwrap().self_signed(&key).unwrap();
@@ -227,7 +228,7 @@ mod tests {
     async fn a_desktop_is_known_by_its_certificate_in_either_version_of_tls() {
         for version in [&version::TLS12, &version::TLS13] {
             let (found, certificate) = probe(&confirm(1), version, Security::Tls).await;
-            assert_eq!(found, Probe::Answered(Some(certificate)), "{version:?}");
+            assert_eq!(found, Some(Probe::Answered(Some(certificate))), "{version:?}");
         }
     }
 
@@ -235,10 +236,10 @@ mod tests {
     async fn a_desktop_that_chooses_other_security_than_its_pool_is_not_ready() {
         for (selected, security) in [(0, Security::Tls), (1, Security::Nla), (2, Security::Tls)] {
             let (found, _) = probe(&confirm(selected), &version::TLS13, security).await;
-            assert_eq!(found, Probe::Failed, "{selected} for {security:?}");
+            assert_eq!(found, Some(Probe::Failed), "{selected} for {security:?}");
         }
         let (found, _) = probe(b"SSH-2.0-OpenSSH_9.2", &version::TLS13, Security::Tls).await;
-        assert_eq!(found, Probe::Failed, "no desktop at all");
+        assert_eq!(found, Some(Probe::Failed), "no desktop at all");
     }
 
     fn confirm(selected: u8) -> [u8; CONFIRM_LEN] {

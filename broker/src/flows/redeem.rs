@@ -13,8 +13,8 @@ use tegata_domain::time::Timestamp;
 use tegata_edge::source::Prefix;
 use tegata_gateway::proof::{purpose_of, sha256, thumbprint, verify_proof};
 use tegata_gateway::redeem::{
-    Attached, Broker, Limits, LinkEnd, LinkReport, Moved, Place, RedeemRequest, Redeemed, Refused,
-    RefusedAttach, Renewal, Renewed, Shown, Unreachable,
+    Attached, Broker, DialFailure, Limits, LinkEnd, LinkReport, Moved, Place, RedeemRequest,
+    Redeemed, Refused, RefusedAttach, Renewal, Renewed, Shown, Unreachable,
 };
 use tegata_gateway::verify::{TokenKeys, TokenKind};
 use tegata_proto::claims::Claims;
@@ -379,7 +379,13 @@ impl Broker for RedeemDesk {
 
     async fn unreachable(&self, report: Unreachable) {
         info!(session.id = %report.sid, why = ?report.why, "Desktop not reached");
-        self.report(report.sid, report.link, Event::DialFailed, None).await;
+        let event = match report.why {
+            DialFailure::NotAllowed | DialFailure::Silent | DialFailure::Refused => {
+                Event::DialFailed
+            }
+            DialFailure::Exhausted => Event::NotDialled,
+        };
+        self.report(report.sid, report.link, event, None).await;
     }
 
     async fn detached(&self, report: LinkReport) {

@@ -9,9 +9,11 @@ use crate::ports::store::ProbeTarget;
 /// and the decision is the domain's.
 #[async_trait]
 pub trait Prober: Send + Sync + 'static {
-    /// Connects and talks far enough to see the certificate.
-    async fn full(&self, target: &ProbeTarget) -> Probe;
+    /// Connects and talks far enough to see the certificate; nothing where this machine
+    /// lacks the means to look.
+    async fn full(&self, target: &ProbeTarget) -> Option<Probe>;
 
-    /// Only connects; tells whether the desktop took the connection.
-    async fn connect(&self, target: &ProbeTarget) -> bool;
+    /// Only connects, and returns what that tells: nothing, too, where the desktop took
+    /// the connection.
+    async fn connect(&self, target: &ProbeTarget) -> Option<Probe>;
 }

@@ -128,7 +128,7 @@ pub trait Store: Familiarity {
     async fn session_event(&self, event: SessionEvent) -> Result<Vec<Followup>, EventError>;
 
     /// Applies what a probe found to a desktop; nothing, where it only took a
-    /// connection. Either way it was probed at `now`. One that is gone is ignored.
+    /// connection or could not be looked at. Either way it was probed at `now`. One that is gone is ignored.
     async fn probed(
         &self,
         desktop: DesktopId,

@@ -35,7 +35,8 @@ trait Book: Send + Sync + 'static {
     /// Lists desktops that are due, the most urgent first; nothing on an error.
     async fn due(&self, limit: u32) -> Vec<ProbeTarget>;
 
-    /// Writes what was found; nothing, where the desktop only took a connection.
+    /// Writes what was found; nothing, where the desktop only took a connection or could
+    /// not be looked at.
     async fn record(&self, target: &ProbeTarget, found: Option<Probe>);
 }
 
@@ -119,13 +120,8 @@ impl Round {
             let full = target.in_doubt || !self.answered.get(&desktop).is_some_and(recent);
             let (book, prober) = (Arc::clone(book), Arc::clone(prober));
             let probe = self.running.spawn(async move {
-                let found = if full {
-                    Some(prober.full(&target).await)
-                } else if prober.connect(&target).await {
-                    None
-                } else {
-                    Some(Probe::Failed)
-                };
+                let found =
+                    if full { prober.full(&target).await } else { prober.connect(&target).await };
                 // In here, so that the answers of many share one commit.
                 book.record(&target, found).await;
                 matches!(found, Some(Probe::Answered(_))).then_some(desktop)
@@ -228,14 +224,14 @@ mod tests {
 
     #[async_trait]
     impl Prober for Site {
-        async fn full(&self, target: &ProbeTarget) -> Probe {
+        async fn full(&self, target: &ProbeTarget) -> Option<Probe> {
             self.look(target).await;
-            Probe::Answered(None)
+            Some(Probe::Answered(None))
         }
 
-        async fn connect(&self, target: &ProbeTarget) -> bool {
+        async fn connect(&self, target: &ProbeTarget) -> Option<Probe> {
             self.look(target).await;
-            true
+            None
         }
     }
 

@@ -42,12 +42,12 @@ struct Blind;
 
 #[async_trait]
 impl Prober for Blind {
-    async fn full(&self, _target: &ProbeTarget) -> Probe {
-        Probe::Failed
+    async fn full(&self, _target: &ProbeTarget) -> Option<Probe> {
+        None
     }
 
-    async fn connect(&self, _target: &ProbeTarget) -> bool {
-        false
+    async fn connect(&self, _target: &ProbeTarget) -> Option<Probe> {
+        None
     }
 }
 

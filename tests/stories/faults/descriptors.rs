@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 use tegata_parts::fake::FakeDesktop;
 use tegata_tests::crowd::{Seat, Witness, sit_down};
+use tegata_tests::evidence::audit_trail;
 use tegata_tests::site::{Site, crowd_name, pool, program};
 use tegata_tests::wait;
 use tokio::runtime::Runtime;
@@ -143,13 +144,22 @@ fn a_broker_out_of_descriptors_goes_on_with_those_inside_and_recovers() -> Resul
     office.may_open(NONE_LEFT)?;
     let (lines, cpu) = (office.lines(), office.cpu()?);
     for n in 5..=10 {
-        ensure!(office.sit_down(n).is_err(), "no desktop can be connected to");
+        let error = office.sit_down(n).err().context("no desktop can be connected to")?;
+        ensure!(format!("{error:#}").contains("Unavailable"), "{error:#}");
         office.all_work(&mut seats, "out of descriptors")?;
     }
     let (lines, cpu) = (office.lines() - lines, office.cpu()? - cpu);
     tell(&json!({ "story": "no descriptors", "lines": lines, "cpu_ms": cpu * 10 }));
     assert!(lines <= LINES_MAX, "{lines} lines");
     office.may_open(usize::try_from(OPEN_FILES)?)?;
+    let mut blamed = audit_trail(&office.site)?;
+    blamed.retain(|record| {
+        let state = record.detail.get("desktop_state").map(String::as_str);
+        state == Some("quarantined") || record.action.starts_with("desktop.")
+    });
+    blamed.retain(|record| record.action != "desktop.ready");
+    ensure!(blamed.is_empty(), "no desktop is at fault: {blamed:?}");
+    office.site.api()?.wait_for_desktops("keiri", "ready", PEOPLE - seats.len())?;
     let seat = wait::until("people to get in again", || Ok(office.sit_down(11).ok()))?;
     seats.push(seat);
     office.all_work(&mut seats, "recovered")

@@ -89,7 +89,7 @@ fn a_clock_that_is_set_back_keeps_no_desktop_from_being_freed() {
 #[test]
 fn whoever_comes_back_by_a_grant_keeps_the_desktop_though_it_does_not_answer() {
     let mut assignment = at_work();
-    for event in [Event::DialFailed, Event::LinkLost, Event::Closed] {
+    for event in [Event::DialFailed, Event::NotDialled, Event::LinkLost, Event::Closed] {
         assert_eq!(assignment.returned(FIRST, RULES, NOW), Ok(vec![]), "from any state");
         assert_eq!(assignment.desktop.session, Some(FIRST));
         assert_eq!(assignment.session_event(FIRST, event, RULES, NOW), Ok(vec![]));

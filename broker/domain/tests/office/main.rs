@@ -292,6 +292,7 @@ fn a_late_word_about_yesterday_does_not_touch_the_next_holder() {
     let ticket = day.log_in("tanaka", 0).expect("Sato is gone");
     for event in [
         Event::DialFailed,
+        Event::NotDialled,
         Event::LinkLost,
         Event::DesktopClosed,
         Event::LoggedOff,

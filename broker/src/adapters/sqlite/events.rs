@@ -135,6 +135,7 @@ impl SessionEvent {
             | session::Event::Returned
             | session::Event::Attached
             | session::Event::DialFailed
+            | session::Event::NotDialled
             | session::Event::LinkLost
             | session::Event::DesktopClosed
             | session::Event::LoggedOff
@@ -205,6 +206,7 @@ fn open_link(batch: &mut Batch, sid: SessionId, now: Timestamp) {
 fn closes_link(event: session::Event) -> bool {
     match event {
         session::Event::DialFailed
+        | session::Event::NotDialled
         | session::Event::LinkLost
         | session::Event::DesktopClosed
         | session::Event::LoggedOff
@@ -225,6 +227,7 @@ pub(super) fn event_name(event: session::Event) -> &'static str {
         session::Event::Returned => "returned",
         session::Event::Attached => "attached",
         session::Event::DialFailed => "dial_failed",
+        session::Event::NotDialled => "not_dialled",
         session::Event::LinkLost => "link_lost",
         session::Event::DesktopClosed => "desktop_closed",
         session::Event::LoggedOff => "logged_off",
