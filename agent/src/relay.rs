@@ -55,6 +55,13 @@ pub(crate) enum End {
     Lost,
 }
 
+/// One of the two between whom bytes are carried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    Viewer,
+    Desktop,
+}
+
 /// How far a desktop's connection has got, both ways, over all its links.
 #[derive(Debug)]
 pub(crate) struct Account {
@@ -85,9 +92,8 @@ struct State {
     over: bool,
     /// Whether another line may come soon.
     is_awaiting: bool,
-    /// Whether the viewer or the desktop has closed, so that there is nothing to begin
-    /// again for.
-    has_ended: bool,
+    /// Which of the two closed first, if one has: there is nothing to begin again for then.
+    ended: Option<Side>,
     /// The last link whose line was cut.
     cut: Option<LinkNumber>,
     /// Where the viewer's last bytes are on their way; finished where they all are.
@@ -116,7 +122,7 @@ impl Account {
             next: Some(line),
             over: false,
             is_awaiting: false,
-            has_ended: false,
+            ended: None,
             cut: None,
             last: None,
         };
@@ -163,14 +169,19 @@ impl Account {
         self.state().is_awaiting = is_awaiting;
     }
 
-    /// Notes that the viewer or the desktop has closed.
-    pub(crate) fn ended(&self) {
-        self.state().has_ended = true;
+    /// Notes that one side has closed.
+    pub(crate) fn ended(&self, side: Side) {
+        self.state().ended.get_or_insert(side);
     }
 
     /// Tells whether the viewer or the desktop has closed.
     pub(crate) fn has_ended(&self) -> bool {
-        self.state().has_ended
+        self.first_end().is_some()
+    }
+
+    /// Returns which side closed first, if one has.
+    pub(crate) fn first_end(&self) -> Option<Side> {
+        self.state().ended
     }
 
     /// Returns where the viewer's last bytes are on their way, once the bytes are over.
@@ -405,18 +416,24 @@ async fn carry(
             stopped
         }
         stopped = &mut down => {
-            if matches!(stopped, Stopped::Ended(_)) {
-                account.ended();
-            }
             match stopped {
-                Stopped::Ended(End::Desktop) => drop(timeout(LINGER, up).await),
+                Stopped::Ended(End::Desktop) => {
+                    account.ended(Side::Desktop);
+                    let _ = timeout(LINGER, up).await;
+                    if account.first_end() == Some(Side::Viewer) {
+                        // It had not said all to a desktop that went as well.
+                        return Stopped::Ended(End::Viewer);
+                    }
+                }
                 // It takes no more; what it has said may go over the next link.
                 Stopped::Ended(End::Viewer) => {
+                    account.ended(Side::Viewer);
                     if let Some(cut @ Stopped::Cut(_)) = hear_out(account, up).await {
                         return cut;
                     }
                 }
-                Stopped::Ended(End::NotSecured(_) | End::Lost) | Stopped::Cut(_) => {}
+                Stopped::Ended(End::NotSecured(_) | End::Lost) => account.ended(Side::Desktop),
+                Stopped::Cut(_) => {}
             }
             stopped
         }
@@ -538,7 +555,7 @@ impl<R: AsyncRead + Unpin> Source<R> {
             Err(error) => tracing::info!(%error, "The viewer can no longer be read from"),
         }
         self.has_ended = true;
-        account.ended();
+        account.ended(Side::Viewer);
     }
 }
 

@@ -25,7 +25,7 @@ use crate::comeback::is_final;
 use crate::input::{Input, Reports};
 use crate::network::Network;
 use crate::progress::{Event, Person};
-use crate::relay::{Account, DesktopStream, End, Line};
+use crate::relay::{Account, DesktopStream, End, Line, Side};
 use crate::run::RunError;
 use crate::run::stay::road::{Road, Turn};
 use crate::session::{Control, Session};
@@ -270,6 +270,13 @@ async fn last_word(
                 let written = account.written();
                 match timeout(LAST_WORD, &mut showing).await {
                     Ok(Ok(Shown { code, .. })) if is_last_word(code) => return code,
+                    // It had finished by then, and lost nothing.
+                    Ok(Ok(Shown { code, .. }))
+                        if cause == Code::DesktopLost
+                            && account.first_end() == Some(Side::Viewer) =>
+                    {
+                        return code;
+                    }
                     // What the desktop said before its end may be slower than the word of that.
                     Err(_) if account.written() > written && Instant::now() < until => {}
                     Ok(Ok(_) | Err(_)) | Err(_) => return cause,

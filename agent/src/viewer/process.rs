@@ -24,7 +24,7 @@ use tokio::process::{Child, ChildStderr, Command};
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
-use crate::relay::{DesktopStream, End};
+use crate::relay::{DesktopStream, End, Side};
 use crate::viewer::freerdp::{self, Grammar};
 use crate::viewer::{Scene, Shown, ViewerError, redirection};
 
@@ -128,7 +128,7 @@ impl Process {
                 }
             },
             status = child.wait() => {
-                account.ended();
+                account.ended(Side::Viewer);
                 (Some(status), timeout(EXIT_WAIT, bytes).await.ok())
             }
         };

@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use tegata_proto::session::Channel;
+use tegata_proto::session::{Attached, Channel, Mode};
 
 use super::lost::{arrived, comes, losing, starts};
 use super::*;
-use crate::office::{Desk, known};
+use crate::office::{Desk, attached, known};
 
 /// A viewer that writes down each start, ends well once it is told to, and is told by a
 /// file of this name.
@@ -113,6 +113,43 @@ async fn a_viewer_that_has_finished_hears_its_desktop_out() {
         })
         .await;
     assert_eq!(report.code, Code::Disconnected);
+}
+
+#[tokio::test]
+async fn a_viewer_that_finished_before_its_desktop_went_has_not_lost_it() {
+    // The desktop goes while the viewer's words are on their way over the next link, and
+    // its gateway says so before the viewer is heard out.
+    for says_so in [false, true] {
+        let mut office = Office::new();
+        let transport = Arc::get_mut(&mut office.transport).expect("nothing is started");
+        transport.stream_receive_window(64_000_u32.into());
+        let gateway = office.gateway(move |number, mut peer: Peer| async move {
+            let attach = peer.attach().await?;
+            if number == 0 {
+                let (_send, _recv) = peer.carry(attach.link).await?;
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                peer.connection.close(1_u8.into(), b"");
+                return Ok(());
+            }
+            let attached = Attached { mode: Mode::Resumed, ..attached(attach.link) };
+            let (mut send, _recv) = peer.carry_as(attached).await?;
+            if says_so {
+                peer.connection.close(1_u8.into(), Code::DesktopLost.as_str().as_bytes());
+            } else {
+                send.finish();
+            }
+            Ok(())
+        });
+        let report = forwarded_by(&mut office, gateway, |mut watch| async move {
+            let mut viewer = forwarded(&mut watch).await;
+            viewer.write_all(&vec![7; 500_000]).await.expect("it is kept");
+            viewer.shutdown().await.expect("it is open");
+            comes(&mut watch, "resumed").await;
+            let _ = viewer.read(&mut [0]).await;
+        })
+        .await;
+        assert_eq!((report.code, report.code.exit()), (Code::Disconnected, 50), "{says_so}");
+    }
 }
 
 #[tokio::test]
