@@ -24,9 +24,8 @@ use crate::trust::{Authority, Expected};
 /// How long a broker may take to say `welcome`.
 const WELCOME_DEADLINE: Duration = Duration::from_secs(10);
 
-/// How often a login is begun whose connection ends before `welcome` and its deadline. A broker
-/// closes one whose `hello` a bad line delivers too late, and nothing of the person's was
-/// said yet.
+/// How often a login is begun whose connection ends before `welcome`. A broker closes one
+/// whose `hello` a bad line delivers too late, and nothing of the person's was said yet.
 const BEGINNINGS_MAX: u32 = 3;
 
 /// Pause before a login is begun again.
@@ -145,8 +144,17 @@ impl Agent {
                 Err(lost) => lost,
             };
             connection.close();
-            let is_lost = matches!(lost, LinkError::Lost(_) | LinkError::Silent);
-            if !is_lost || beginnings == BEGINNINGS_MAX || since.elapsed() >= WELCOME_DEADLINE {
+            let is_worth_another = match lost {
+                LinkError::Lost(_) => true,
+                // Whoever says nothing for as long as that is not there.
+                LinkError::Silent => since.elapsed() < WELCOME_DEADLINE,
+                LinkError::Unreachable { .. }
+                | LinkError::Distrusted { .. }
+                | LinkError::Handshake { .. }
+                | LinkError::Frame(_)
+                | LinkError::Tls(_) => false,
+            };
+            if !is_worth_another || beginnings == BEGINNINGS_MAX {
                 return Err(lost);
             }
             info!(error = &lost as &dyn std::error::Error, "Login begun again");
