@@ -71,12 +71,21 @@ impl ViewerError {
     /// Returns the code that the run ends with.
     pub fn code(&self) -> Code {
         match self {
+            // What the thin client lacks now it may have a moment later.
+            Self::Start { source, .. } if lacks_means(source) => Code::Internal,
             Self::NotInstalled | Self::Port { .. } | Self::NotRdp | Self::Start { .. } => {
                 Code::Configuration
             }
             Self::Incomplete => Code::Malformed,
         }
     }
+}
+
+/// Tells whether a program did not start for want of a file, memory or a process.
+fn lacks_means(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let lacks = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::AGAIN];
+    Errno::from_io_error(error).is_some_and(|error| lacks.contains(&error))
 }
 
 /// What a viewer needs to know of the desktop.
@@ -201,5 +210,20 @@ impl Shown {
             End::Desktop | End::Lost => Code::DesktopLost,
         };
         Self { code, end: Some(end) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+
+    use super::*;
+
+    #[test]
+    fn want_of_a_file_is_no_wrong_configuration() {
+        for (errno, code) in [(Errno::MFILE, Code::Internal), (Errno::NOENT, Code::Configuration)] {
+            let error = ViewerError::Start { program: "xfreerdp".into(), source: errno.into() };
+            assert_eq!(error.code(), code, "{errno}");
+        }
     }
 }
