@@ -10,6 +10,7 @@ mod gateway;
 mod reach;
 mod remarks;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -110,7 +111,9 @@ impl Examination {
             (Transport::Quic, Check::Quic, Remark::QuicWorks, Remark::QuicBlocked),
             (Transport::Tcp, Check::Tcp, Remark::TcpWorks, Remark::TcpBlocked),
         ];
-        let full: Vec<_> = reached.full().collect();
+        let full: BTreeSet<_> = reached.full().collect();
+        let full: Vec<_> = full.into_iter().collect();
+        let is_reached = reached.fastest().is_some();
         for (transport, check, works, blocked) in ways {
             let strangers = reached.strangers().filter(|(by, ..)| *by == transport);
             let strangers: Vec<_> = strangers.map(|(_, address, _)| address).collect();
@@ -119,12 +122,13 @@ impl Examination {
                     Finding::ok(check, works, address.to_string()).after(took)
                 }
                 None if !strangers.is_empty() => answers_wrongly(check, &strangers),
-                None if reached.fastest().is_some() => {
-                    Finding::warning(check, Code::Unreachable, blocked, port.clone())
+                // Said by QUIC; by TCP it only hangs up.
+                None if !full.is_empty() && (!is_reached || transport == Transport::Quic) => {
+                    let told = if is_reached { Finding::warning } else { Finding::failed };
+                    told(check, Code::Unavailable, Remark::BrokerFull, list(&full))
                 }
-                // By TCP it only hangs up.
-                None if !full.is_empty() => {
-                    Finding::failed(check, Code::Unavailable, Remark::BrokerFull, list(&full))
+                None if is_reached => {
+                    Finding::warning(check, Code::Unreachable, blocked, port.clone())
                 }
                 None => Finding::failed(check, Code::Unreachable, Remark::Nothing, port.clone()),
             });

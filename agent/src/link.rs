@@ -126,7 +126,7 @@ pub enum LinkError {
     Unreachable {
         /// How many.
         tried: usize,
-        /// Why the last one did not.
+        /// Why the last one did not, or that one takes nobody in.
         #[source]
         source: Option<Fault>,
     },

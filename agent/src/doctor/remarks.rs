@@ -222,11 +222,11 @@ impl Remark {
             ),
             Self::BrokerFull => bad(
                 [
-                    "The broker is there, and takes nobody in at the moment: {}",
+                    "Whoever is there takes nobody in at the moment: {}",
                     "Try again in a few minutes.",
                 ],
                 [
-                    "ブローカーは動作していますが、現在新しい接続を受け付けていません: {}",
+                    "接続先は応答していますが、現在新しい接続を受け付けていません: {}",
                     "数分待ってからもう一度お試しください。",
                 ],
             ),
