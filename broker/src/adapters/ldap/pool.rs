@@ -8,8 +8,9 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use ldap3::LdapResult;
+use ldap3::{LdapError, LdapResult};
 use rustls::ClientConfig;
+use tegata_gateway::dial::lacks_means;
 use tegata_proto::id::RealmName;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout};
@@ -218,16 +219,32 @@ impl Pool {
 
     fn server_failed(&self, server: usize, trouble: Trouble, failure: Failure) -> DirectoryError {
         let Server { url, .. } = &self.servers[server];
-        self.servers[server].breaker().failed(trouble, Instant::now());
-        self.idle()[server].clear();
+        let is_to_blame = self.is_to_blame(&failure);
         let error = failed(&self.realm, url, failure);
-        tracing::warn!(
-            realm = %self.realm,
-            server = %url,
-            error = &error as &dyn std::error::Error,
-            "Directory server failed",
-        );
+        let cause = &error as &dyn std::error::Error;
+        if is_to_blame {
+            self.servers[server].breaker().failed(trouble, Instant::now());
+            self.idle()[server].clear();
+            tracing::warn!(realm = %self.realm, server = %url, error = cause, "Directory server failed");
+        } else {
+            tracing::warn!(realm = %self.realm, server = %url, error = cause, "Directory server not asked");
+        }
         error
+    }
+
+    /// Tells whether a failure says anything of its server: not where this machine lacked
+    /// the means to ask, or the caller had less than half of the time left that a server is
+    /// given.
+    fn is_to_blame(&self, failure: &Failure) -> bool {
+        let fair = self.limits.connect.min(self.limits.operation) / 2;
+        match failure {
+            Failure::Silent { waited } => *waited >= fair,
+            Failure::Broken(error) => match error.downcast_ref() {
+                Some(LdapError::Io { source }) => !lacks_means(source),
+                Some(_) | None => true,
+            },
+            Failure::Untrusted(_) | Failure::ServiceRefused(_) => true,
+        }
     }
 
     fn take_idle(&self, server: usize) -> Option<Connection> {
@@ -317,6 +334,24 @@ impl Pool {
             | DirectoryError::Busy { .. }
             | DirectoryError::Misconfigured { .. }
             | DirectoryError::Ambiguous { .. }) => error,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn want_of_our_own_is_no_servers_fault() {
+        let realm = RealmName::new("honsho").expect("a name");
+        let pool = Pool::new(realm, [].into(), None, LdapLimits::default());
+        for (errno, is_to_blame) in
+            [(rustix::io::Errno::MFILE, false), (rustix::io::Errno::CONNREFUSED, true)]
+        {
+            let source = std::io::Error::from(errno);
+            let failure = Failure::from(LdapError::Io { source });
+            assert_eq!(pool.is_to_blame(&failure), is_to_blame, "{errno}");
         }
     }
 }

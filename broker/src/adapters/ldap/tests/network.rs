@@ -155,6 +155,23 @@ async fn a_server_that_accepts_and_never_speaks_is_given_up_in_time() {
 }
 
 #[tokio::test]
+async fn a_server_that_a_caller_has_no_time_left_for_is_not_left_alone() {
+    let ca = authority();
+    let fake = Fake::start(&ca, Script::default()).await;
+    let silent = [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").expect("a port"));
+    let port = |listener: &std::net::TcpListener| listener.local_addr().expect("bound").port();
+    let mut servers: Vec<_> =
+        silent.iter().map(|silent| format!("ldaps://localhost:{}", port(silent))).collect();
+    servers.push(fake.url());
+    let connect = Duration::from_secs(1);
+    let limits = LdapLimits { connect, patience: 2 * connect, ..patient() };
+    let directory = directory(LdapConfig { limits, ..config(&servers, &ca.certificate()) });
+    let error = soon(directory.find(&name("sato"))).await.expect_err("no time is left");
+    assert!(matches!(error, DirectoryError::TimedOut { .. }), "{error:?}");
+    soon(directory.find(&name("sato"))).await.expect("the third is asked");
+}
+
+#[tokio::test]
 async fn a_search_that_is_never_answered_is_given_up_in_time() {
     let ca = authority();
     let fake = Fake::start(&ca, Script { search: Answer::Silence, ..Script::default() }).await;
