@@ -128,7 +128,8 @@ pub trait Store: Familiarity {
     async fn session_event(&self, event: SessionEvent) -> Result<Vec<Followup>, EventError>;
 
     /// Applies what a probe found to a desktop; nothing, where it only took a
-    /// connection or could not be looked at. Either way it was probed at `now`. One that is gone is ignored.
+    /// connection or could not be looked at. Either way it was probed at `now`. One that
+    /// is gone is ignored.
     async fn probed(
         &self,
         desktop: DesktopId,
@@ -169,7 +170,9 @@ pub trait Store: Familiarity {
     /// Lists the desktops that are due for a probe, those never probed first, then
     /// by age: after [`PROBE_SOON`] where one is not ready and could become so,
     /// after [`PROBE_HELD`] where somebody holds it, after [`PROBE_LATER`] otherwise; not
-    /// those that are quarantined as used, which no probe brings back. At most `limit`.
+    /// those that are quarantined as used, which no probe brings back. One that nobody holds
+    /// is due, too, where it was probed later than now, by a clock that has been set back
+    /// since. At most `limit`.
     async fn to_probe(&self, now: Timestamp, limit: u32) -> Result<Vec<ProbeTarget>, StoreError>;
 
     /// Takes over from an earlier process: sessions that a gateway with another

@@ -187,12 +187,17 @@ pub(super) async fn to_probe(
          UNION SELECT * FROM (SELECT id, pool, name, address, FALSE, probed_at \
            FROM desktops WHERE holder IS NOT NULL AND probed_at <= ?3 \
            ORDER BY probed_at LIMIT ?4) \
+         UNION SELECT * FROM (SELECT id, pool, name, address, \
+             state IN ('starting', 'quarantined'), probed_at \
+           FROM desktops WHERE holder IS NULL AND probed_at > ?5 AND reason IS NOT 'used' \
+           ORDER BY probed_at LIMIT ?4) \
          ORDER BY probed_at LIMIT ?4",
     )
     .bind(before(PROBE_SOON))
     .bind(before(PROBE_LATER))
     .bind(before(PROBE_HELD))
     .bind(limit)
+    .bind(row::millis(now))
     .fetch_all(readers)
     .await?;
     rows.iter()

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tegata_domain::desktop::{Probe, Quarantine, State};
 use tegata_domain::pool::{Kind, Reuse};
 use tegata_domain::session::{self, Cause, Event};
+use tegata_domain::time::Timestamp;
 use tegata_proto::encoding::Sha256;
 use tegata_proto::id::PoolName;
 
@@ -161,6 +162,10 @@ pub(crate) async fn desktops_are_probed_by_need_and_age<B: Bench>() {
     store.probed(records[0].id, None, office.now).await.unwrap();
     assert_eq!(due(office.now).await.len(), 2, "a mere connection counts as a probe");
     assert_eq!(store.to_probe(office.now, 1).await.unwrap().len(), 1, "the limit holds");
+    let set_back = Timestamp::from_millis(office.now.as_millis() - 3_600_000);
+    assert_eq!(due(set_back).await.len(), 3, "a clock that was wrong is not waited for");
+    store.probed(records[0].id, None, set_back).await.unwrap();
+    assert!(!due(set_back).await.contains(&(records[0].id, false)), "once is enough");
 }
 
 pub(crate) async fn a_used_desktop_is_looked_at_no_more<B: Bench>() {
