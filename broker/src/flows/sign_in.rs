@@ -488,7 +488,10 @@ impl Attempt<'_> {
 
 impl Drop for Attempt<'_> {
     fn drop(&mut self) {
-        if !self.settled {
+        if std::thread::panicking() {
+            // A fault of ours is nobody's wrong password.
+            self.end(Outcome::Unknown);
+        } else if !self.settled {
             self.end(Outcome::Wrong);
             self.sign_in.refused(self.visitor, Some(self.typed), Refusal::Left);
         }

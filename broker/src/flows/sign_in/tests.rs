@@ -1,13 +1,14 @@
 //! Sign-in on a paused clock, with a directory that does as told.
 
 use std::num::NonZeroU32;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use prometheus_client::registry::Registry;
-use tegata_domain::throttle::{KEPT_FOR_FAMILIAR, STRANGERS_TRIES};
+use tegata_domain::throttle::{DOUBT, KEPT_FOR_FAMILIAR, STRANGERS_TRIES};
 use tegata_domain::time::Timestamp;
 use tegata_proto::encoding::{Bytes, Secret};
+use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tracing::{Event, Level, Metadata, Subscriber, span};
 
@@ -43,6 +44,7 @@ struct Fake {
     bind: Duration,
     down: bool,
     hangs_up: bool,
+    panics: AtomicBool,
     binds: AtomicUsize,
 }
 
@@ -83,6 +85,7 @@ impl Directory for Fake {
     ) -> Result<Verdict, DirectoryError> {
         self.binds.fetch_add(1, Ordering::Relaxed);
         sleep(self.bind).await;
+        assert!(!self.panics.load(Ordering::Relaxed), "as told");
         if self.hangs_up {
             let realm = self.realm.clone();
             return Err(DirectoryError::CutOff { realm, source: "gone".into() });
@@ -110,8 +113,9 @@ const fn ms(millis: u64) -> Duration {
 
 fn scene(search: Duration, bind: Duration, change: impl FnOnce(&mut Fake)) -> Scene {
     let realm = RealmName::new("honsho").unwrap();
-    let mut fake =
-        Fake { realm, search, bind, down: false, hangs_up: false, binds: AtomicUsize::new(0) };
+    let (down, hangs_up, panics, binds) =
+        (false, false, AtomicBool::default(), AtomicUsize::new(0));
+    let mut fake = Fake { realm, search, bind, down, hangs_up, panics, binds };
     change(&mut fake);
     let fake = Arc::new(fake);
     let directory: Arc<dyn Directory> = Arc::<Fake>::clone(&fake);
@@ -259,6 +263,21 @@ async fn a_bind_without_an_answer_is_in_doubt_and_never_refused() {
         assert_eq!(scene.binds(), STRANGERS_TRIES, "no more may have reached the directory");
         assert_eq!(scene.sign_in.fill().throttled, 0);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fault_of_ours_is_nobodys_wrong_password() {
+    let scene = Arc::new(scene(ms(10), ms(20), |_| {}));
+    for _ in 0..2 * STRANGERS_TRIES {
+        scene.fake.panics.store(true, Ordering::Relaxed);
+        let (mut trying, there) = (JoinSet::new(), Arc::clone(&scene));
+        trying.spawn(async move { there.tries(DESK, "user-1", "right").await });
+        let tried = trying.join_next().await.unwrap();
+        assert!(tried.is_err_and(|error| error.is_panic()));
+        scene.fake.panics.store(false, Ordering::Relaxed);
+        sleep(DOUBT).await;
+    }
+    assert_eq!(scene.tries(DESK, "user-1", "right").await.0, None);
 }
 
 #[tokio::test(start_paused = true)]
