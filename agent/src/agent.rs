@@ -12,7 +12,7 @@ use tegata_proto::frame::{LIMIT_AFTER, LIMIT_BEFORE};
 use tegata_proto::id::LinkNumber;
 use tegata_proto::login::{AgentMessage, BrokerMessage, Failure, Hello, TicketAnswer, Welcome};
 use tegata_proto::proof::Purpose;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 use tracing::info;
 
 use crate::identity::Identity;
@@ -21,11 +21,12 @@ use crate::login::{Login, LoginRefused, Step, VERSION, Wishes};
 use crate::progress::{Event, Person};
 use crate::trust::{Authority, Expected};
 
-/// How long a broker may take to say `welcome`.
-const WELCOME_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a broker may take to say `welcome`. It waits for no `hello` that is later than
+/// five seconds.
+const WELCOME_DEADLINE: Duration = Duration::from_secs(6);
 
-/// How often a login is begun whose connection ends before `welcome`. A broker closes one
-/// whose `hello` a bad line delivers too late, and nothing of the person's was said yet.
+/// How often a login is begun that ends before `welcome`. A broker closes one whose `hello` a
+/// bad line delivers too late, and nothing of the person's was said yet.
 const BEGINNINGS_MAX: u32 = 3;
 
 /// Pause before a login is begun again.
@@ -137,24 +138,15 @@ impl Agent {
         let mut beginnings = 1;
         loop {
             let (broker, connection) = self.dialler.race(&Field::of(candidates.to_vec())).await?;
-            let (since, transport) = (Instant::now(), connection.transport());
+            let transport = connection.transport();
             person.tell(&Event::Connected { address: broker.address, transport });
             let lost = match self.hello(&connection, identity).await {
                 Ok(conversation) => return Ok((connection, conversation)),
                 Err(lost) => lost,
             };
             connection.close();
-            let is_worth_another = match lost {
-                LinkError::Lost(_) => true,
-                // Whoever says nothing for as long as that is not there.
-                LinkError::Silent => since.elapsed() < WELCOME_DEADLINE,
-                LinkError::Unreachable { .. }
-                | LinkError::Distrusted { .. }
-                | LinkError::Handshake { .. }
-                | LinkError::Frame(_)
-                | LinkError::Tls(_) => false,
-            };
-            if !is_worth_another || beginnings == BEGINNINGS_MAX {
+            let is_lost = matches!(lost, LinkError::Lost(_) | LinkError::Silent);
+            if !is_lost || beginnings == BEGINNINGS_MAX {
                 return Err(lost);
             }
             info!(error = &lost as &dyn std::error::Error, "Login begun again");
