@@ -121,7 +121,8 @@ impl Agent {
             .into_iter()
             .map(|address| Candidate { address, expected: Expected::Broker })
             .collect();
-        let (connection, conversation) = self.begin(&candidates, identity, person).await?;
+        let (connection, conversation) =
+            self.begin(&Field::of(candidates), identity, person).await?;
         let outcome = conversation.carry_on(wishes, person).await;
         connection.close();
         outcome
@@ -131,13 +132,13 @@ impl Agent {
     /// first word.
     async fn begin<P: Person>(
         &self,
-        candidates: &[Candidate],
+        field: &Field,
         identity: &Identity,
         person: &mut P,
     ) -> Result<(Connection, Conversation), LinkError> {
         let mut beginnings = 1;
         loop {
-            let (broker, connection) = self.dialler.race(&Field::of(candidates.to_vec())).await?;
+            let (broker, connection) = self.dialler.race(field).await?;
             let transport = connection.transport();
             person.tell(&Event::Connected { address: broker.address, transport });
             let lost = match self.hello(&connection, identity).await {

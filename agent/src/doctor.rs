@@ -10,7 +10,6 @@ mod gateway;
 mod reach;
 mod remarks;
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -111,8 +110,7 @@ impl Examination {
             (Transport::Quic, Check::Quic, Remark::QuicWorks, Remark::QuicBlocked),
             (Transport::Tcp, Check::Tcp, Remark::TcpWorks, Remark::TcpBlocked),
         ];
-        let full: BTreeSet<_> = reached.full().collect();
-        let full: Vec<_> = full.into_iter().collect();
+        let full = reached.full();
         let is_reached = reached.fastest().is_some();
         for (transport, check, works, blocked) in ways {
             let strangers = reached.strangers().filter(|(by, ..)| *by == transport);
@@ -138,13 +136,12 @@ impl Examination {
 
 /// Says what is to be had of each address family.
 fn families(addresses: &[SocketAddr], reached: &Reached, report: &mut impl Report) {
+    let full = reached.full();
     for (check, is_six) in [(Check::Ipv6, true), (Check::Ipv4, false)] {
         let of_family = |address: &&SocketAddr| address.is_ipv6() == is_six;
         let there: Vec<_> = addresses.iter().filter(of_family).copied().collect();
-        let is_there = |here: &SocketAddr| {
-            reached.is_reached(*here) || reached.full().any(|full| full == *here)
-        };
-        let answering = there.iter().find(|address| is_there(address));
+        let is_there = |here: &&SocketAddr| reached.is_reached(**here) || full.contains(here);
+        let answering = there.iter().find(is_there);
         let is_stranger = |here: &SocketAddr| reached.strangers().any(|(_, at, _)| at == *here);
         let strangers: Vec<_> = there.iter().copied().filter(is_stranger).collect();
         report.add(match answering {

@@ -1,5 +1,6 @@
 //! Every address of a broker, tried by both transports at once.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -74,12 +75,13 @@ impl Reached {
         })
     }
 
-    /// Returns where somebody is who takes nobody in at the moment.
-    pub(super) fn full(&self) -> impl Iterator<Item = SocketAddr> {
-        self.0.iter().filter_map(|tried| {
-            let refused = tried.outcome.as_ref().err()?.code() == Code::Unavailable;
-            refused.then_some(tried.address)
-        })
+    /// Returns where somebody is who takes nobody in at the moment, in order.
+    pub(super) fn full(&self) -> Vec<SocketAddr> {
+        let is_full = |tried: &&Try| {
+            tried.outcome.as_ref().is_err_and(|error| error.code() == Code::Unavailable)
+        };
+        let full: BTreeSet<_> = self.0.iter().filter(is_full).map(|tried| tried.address).collect();
+        full.into_iter().collect()
     }
 
     /// Tells whether there is a connection to this address.

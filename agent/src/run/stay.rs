@@ -266,15 +266,13 @@ async fn last_word(
         }
         Code::DesktopLost | Code::LoggedOff => {
             let until = Instant::now() + LAST_BYTES;
+            // A viewer that had finished by then has lost nothing.
+            let has_finished =
+                || cause == Code::DesktopLost && account.first_end() == Some(Side::Viewer);
             loop {
                 let written = account.written();
                 match timeout(LAST_WORD, &mut showing).await {
-                    Ok(Ok(Shown { code, .. })) if is_last_word(code) => return code,
-                    // It had finished by then, and lost nothing.
-                    Ok(Ok(Shown { code, .. }))
-                        if cause == Code::DesktopLost
-                            && account.first_end() == Some(Side::Viewer) =>
-                    {
+                    Ok(Ok(Shown { code, .. })) if is_last_word(code) || has_finished() => {
                         return code;
                     }
                     // What the desktop said before its end may be slower than the word of that.

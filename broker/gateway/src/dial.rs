@@ -69,14 +69,6 @@ impl DialError {
             Self::Exhausted(_) => DialFailure::Exhausted,
         }
     }
-
-    /// Tells whether the same target may answer a moment later.
-    pub fn is_transient(&self) -> bool {
-        match self {
-            Self::NotAllowed => false,
-            Self::Silent | Self::Refused(_) | Self::Exhausted(_) => true,
-        }
-    }
 }
 
 impl TargetPolicy {

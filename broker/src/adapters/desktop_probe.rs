@@ -84,9 +84,10 @@ impl Prober for DesktopProbe {
                 Protocol::Rdp => self.certificate(target).await.map(Some),
             }
         };
-        seen(target, certificate)
-            .await
-            .map_or_else(|failed| failed, |certificate| Some(Probe::Answered(certificate)))
+        match seen(target, certificate).await {
+            Ok(certificate) => Some(Probe::Answered(certificate)),
+            Err(failed) => failed,
+        }
     }
 
     async fn connect(&self, target: &ProbeTarget) -> Option<Probe> {

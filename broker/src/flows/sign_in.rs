@@ -488,13 +488,15 @@ impl Attempt<'_> {
 
 impl Drop for Attempt<'_> {
     fn drop(&mut self) {
+        if self.settled {
+            return;
+        }
         if std::thread::panicking() {
             // A fault of ours is nobody's wrong password.
-            self.end(Outcome::Unknown);
-        } else if !self.settled {
-            self.end(Outcome::Wrong);
-            self.sign_in.refused(self.visitor, Some(self.typed), Refusal::Left);
+            return self.end(Outcome::Unknown);
         }
+        self.end(Outcome::Wrong);
+        self.sign_in.refused(self.visitor, Some(self.typed), Refusal::Left);
     }
 }
 

@@ -219,16 +219,15 @@ impl Pool {
 
     fn server_failed(&self, server: usize, trouble: Trouble, failure: Failure) -> DirectoryError {
         let Server { url, .. } = &self.servers[server];
-        let is_to_blame = self.is_to_blame(&failure);
-        let error = failed(&self.realm, url, failure);
-        let cause = &error as &dyn std::error::Error;
-        if is_to_blame {
+        let mut what = "Directory server not asked";
+        if self.is_to_blame(&failure) {
             self.servers[server].breaker().failed(trouble, Instant::now());
             self.idle()[server].clear();
-            tracing::warn!(realm = %self.realm, server = %url, error = cause, "Directory server failed");
-        } else {
-            tracing::warn!(realm = %self.realm, server = %url, error = cause, "Directory server not asked");
+            what = "Directory server failed";
         }
+        let error = failed(&self.realm, url, failure);
+        let cause = &error as &dyn std::error::Error;
+        tracing::warn!(realm = %self.realm, server = %url, error = cause, "{what}");
         error
     }
 
