@@ -214,6 +214,7 @@ impl App {
             minimum_agent: config.minimum_agent,
         };
         let asks_desktops = config.site.asks_desktops;
+        let prober = DesktopProbe::new(config.site.targets.clone()).map_err(StartError::Probe)?;
         let api = Api {
             catalogue: Arc::clone(&catalogue),
             followups: followups.clone(),
@@ -224,7 +225,7 @@ impl App {
         };
         let passes = Arc::new(Passes {
             followups,
-            prober: Arc::new(DesktopProbe::new().map_err(StartError::Probe)?),
+            prober: Arc::new(prober),
             catalogue,
             refusals,
             metrics,

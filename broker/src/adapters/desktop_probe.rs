@@ -5,6 +5,7 @@
 //! signature is checked, so the desktop holds the key of what it shows; whether
 //! it is the right certificate is decided by its pin.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tegata_domain::desktop::Probe;
-use tegata_gateway::dial::lacks_means;
+use tegata_gateway::dial::{DialError, TargetPolicy, lacks_means};
 use tegata_gateway::proof::sha256;
 use tegata_proto::encoding::Sha256;
 use tegata_proto::policy::{Protocol, Security};
@@ -30,16 +31,17 @@ pub const PROBE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Looks at desktops over the network.
 pub struct DesktopProbe {
+    targets: TargetPolicy,
     tls: TlsConnector,
 }
 
 impl DesktopProbe {
-    /// Prepares the handshakes.
+    /// Prepares the handshakes with desktops of this list; no other address is touched.
     ///
     /// # Errors
     ///
     /// The cryptography offers no TLS version.
-    pub fn new() -> Result<Self, rustls::Error> {
+    pub fn new(targets: TargetPolicy) -> Result<Self, rustls::Error> {
         // Desktops are not ours: many still speak TLS 1.2 only, for which our own
         // choice of suites has none.
         let provider = Arc::new(aws_lc_rs::default_provider());
@@ -50,12 +52,18 @@ impl DesktopProbe {
             .with_custom_certificate_verifier(verifier)
             .with_no_client_auth();
         config.enable_sni = false;
-        Ok(Self { tls: TlsConnector::from(Arc::new(config)) })
+        Ok(Self { targets, tls: TlsConnector::from(Arc::new(config)) })
     }
 
-    async fn certificate(&self, target: &ProbeTarget) -> std::io::Result<Sha256> {
-        let mut stream = TcpStream::connect(target.address).await?;
-        stream.set_nodelay(true)?;
+    async fn reach(&self, target: &ProbeTarget) -> io::Result<TcpStream> {
+        self.targets.dial(target.address).await.map_err(|error| match error {
+            DialError::Refused(error) | DialError::Exhausted(error) => error,
+            DialError::NotAllowed | DialError::Silent => io::Error::other(error),
+        })
+    }
+
+    async fn certificate(&self, target: &ProbeTarget) -> io::Result<Sha256> {
+        let mut stream = self.reach(target).await?;
         let wanted = match target.security {
             Some(Security::Nla) => PROTOCOL_HYBRID,
             Some(Security::Tls) | None => PROTOCOL_SSL,
@@ -64,13 +72,13 @@ impl DesktopProbe {
         let mut confirm = [0; CONFIRM_LEN];
         stream.read_exact(&mut confirm).await?;
         if selected_protocol(&confirm) != Some(wanted) {
-            return Err(std::io::Error::other("the desktop does not offer its pool's security"));
+            return Err(io::Error::other("the desktop does not offer its pool's security"));
         }
         let name = ServerName::IpAddress(target.address.ip().into());
         let stream = self.tls.connect(name, stream).await?;
         let (_, session) = stream.get_ref();
         let certificate = session.peer_certificates().and_then(<[_]>::first);
-        let certificate = certificate.ok_or_else(|| std::io::Error::other("no certificate"))?;
+        let certificate = certificate.ok_or_else(|| io::Error::other("no certificate"))?;
         Ok(sha256(certificate))
     }
 }
@@ -80,7 +88,7 @@ impl Prober for DesktopProbe {
     async fn full(&self, target: &ProbeTarget) -> Option<Probe> {
         let certificate = async {
             match target.protocol {
-                Protocol::Tcp => TcpStream::connect(target.address).await.map(|_| None),
+                Protocol::Tcp => self.reach(target).await.map(|_| None),
                 Protocol::Rdp => self.certificate(target).await.map(Some),
             }
         };
@@ -91,17 +99,17 @@ impl Prober for DesktopProbe {
     }
 
     async fn connect(&self, target: &ProbeTarget) -> Option<Probe> {
-        seen(target, TcpStream::connect(target.address)).await.err().flatten()
+        seen(target, self.reach(target)).await.err().flatten()
     }
 }
 
 /// Returns what is seen of a desktop in time, or what it means that nothing was.
 async fn seen<T>(
     target: &ProbeTarget,
-    looking: impl Future<Output = std::io::Result<T>>,
+    looking: impl Future<Output = io::Result<T>>,
 ) -> Result<T, Option<Probe>> {
     let looked = tokio::time::timeout(PROBE_LIMIT, looking).await;
-    looked.map_err(std::io::Error::from).flatten().map_err(|error| {
+    looked.map_err(io::Error::from).flatten().map_err(|error| {
         tracing::debug!(desktop = %target.name, %error, "Desktop not ready");
         (!lacks_means(&error)).then_some(Probe::Failed)
     })
@@ -174,11 +182,39 @@ impl ServerCertVerifier for AnyCertificate {
 mod tests {
     use rcgen::{CertificateParams, KeyPair};
     use rustls::{ServerConfig, SupportedProtocolVersion, version};
+    use tegata_gateway::dial::TargetRule;
     use tegata_proto::id::DesktopId;
     use tokio::net::TcpListener;
     use tokio_rustls::TlsAcceptor;
 
     use super::*;
+
+    /// A list of these addresses with all their ports.
+    fn of(prefix: &str) -> TargetPolicy {
+        TargetPolicy::new([TargetRule { prefix: prefix.parse().unwrap(), ports: 1..=u16::MAX }])
+    }
+
+    fn target(listener: &TcpListener, security: Security) -> ProbeTarget {
+        ProbeTarget {
+            desktop: DesktopId(uuid::Uuid::nil()),
+            name: "keiri-0001".parse().unwrap(),
+            address: listener.local_addr().unwrap(),
+            protocol: Protocol::Rdp,
+            security: Some(security),
+            in_doubt: true,
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_not_in_the_list_is_never_connected_to() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let target = target(&listener, Security::Tls);
+        let prober = DesktopProbe::new(of("127.0.0.2/32")).unwrap();
+        assert_eq!(prober.full(&target).await, Some(Probe::Failed));
+        assert_eq!(prober.connect(&target).await, Some(Probe::Failed));
+        let came = tokio::time::timeout(Duration::ZERO, listener.accept()).await;
+        assert!(came.is_err(), "{came:?}");
+    }
 
     /// What a probe finds of a desktop that answers with these bytes, then speaks
     /// TLS of this version; and the digest of the desktop's certificate.
@@ -202,15 +238,8 @@ mod tests {
             )
             .unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let target = ProbeTarget {
-            desktop: DesktopId(uuid::Uuid::nil()),
-            name: "keiri-0001".parse().unwrap(),
-            address: listener.local_addr().unwrap(),
-            protocol: Protocol::Rdp,
-            security: Some(security),
-            in_doubt: true,
-        };
-        let prober = DesktopProbe::new().unwrap();
+        let target = target(&listener, security);
+        let prober = DesktopProbe::new(of("127.0.0.1/32")).unwrap();
         let desktop = async {
             let (mut stream, _) = listener.accept().await.unwrap();
             let mut request = [0; 19];
