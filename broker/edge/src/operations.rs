@@ -181,14 +181,20 @@ impl Operations {
             let (stream, _) = self.listener.accept().await?;
             io::Result::Ok((stream, seats.take().await))
         };
+        let mut failing = false;
         while let Some(accepted) = cancelled.run_until_cancelled(next()).await {
             match accepted {
                 Ok((stream, seat)) => {
+                    if std::mem::take(&mut failing) {
+                        info!("The operations port takes connections again");
+                    }
                     let served = serve(stream, seat, self.router.clone(), cancelled.child_token());
                     self.tasks.spawn("operations connection", served);
                 }
                 Err(error) => {
-                    warn!(%error, "The operations port could not take a connection");
+                    if !std::mem::replace(&mut failing, true) {
+                        warn!(%error, "The operations port cannot take connections");
+                    }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
