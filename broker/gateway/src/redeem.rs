@@ -191,16 +191,6 @@ pub enum Refused {
     },
 }
 
-impl Refused {
-    /// Tells whether the same right may be good a moment later.
-    pub fn is_transient(self) -> bool {
-        match self {
-            Self::Code(_) => false,
-            Self::Busy { .. } => true,
-        }
-    }
-}
-
 /// An attach that a gateway refused without asking its broker.
 #[derive(Debug, Clone)]
 pub struct RefusedAttach {

@@ -213,16 +213,6 @@ pub enum StoreError {
     },
 }
 
-impl StoreError {
-    /// Tells whether the same call may succeed later.
-    pub fn is_transient(&self) -> bool {
-        match self {
-            Self::Unavailable(_) => true,
-            Self::Corrupt { .. } => false,
-        }
-    }
-}
-
 /// Most sessions in state `Requested` that a person may have in one pool; one
 /// more login ends the oldest as never attached.
 pub const REQUESTED_MAX: u32 = 8;
