@@ -122,6 +122,7 @@ pub struct Metrics {
     sessions: Family<SessionLabels, Count>,
     waiting: Count,
     held_back: Counter,
+    clock_jumps: Counter,
     census_at: Gauge<f64, AtomicU64>,
     refusals: Family<RefusalLabel, Counter>,
     queued: Family<QueueLabels, Histogram>,
@@ -140,6 +141,7 @@ impl Metrics {
             sessions: Family::default(),
             waiting: Count::default(),
             held_back: Counter::default(),
+            clock_jumps: Counter::default(),
             census_at: Gauge::default(),
             refusals: Family::default(),
             queued: Family::new_with_constructor(seconds),
@@ -153,6 +155,7 @@ impl Metrics {
             sessions,
             waiting,
             held_back,
+            clock_jumps,
             census_at,
             refusals,
             queued,
@@ -172,6 +175,8 @@ impl Metrics {
         registry.register("waiting", "Logins that wait for a desktop", waiting);
         let help = "Logins that waited because many sessions came back";
         registry.register("logins_held_back", help, held_back);
+        let help = "Times that the broker's clock was set by more than five seconds";
+        registry.register("clock_jumps", help, clock_jumps);
         let help = "Unix time at which desktops and sessions were counted last";
         registry.register("census_timestamp_seconds", help, census_at);
         metrics.begin();
@@ -199,6 +204,11 @@ impl Metrics {
     /// Counts a login that waited for others to return.
     pub fn held_back(&self) {
         self.held_back.inc();
+    }
+
+    /// Counts that the clock was set.
+    pub fn clock_jumped(&self) {
+        self.clock_jumps.inc();
     }
 
     /// Counts a redeem that ended well (`None`) or with a code.

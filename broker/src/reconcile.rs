@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tegata_domain::time::Timestamp;
 use tegata_proto::id::DesktopId;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
@@ -16,22 +17,30 @@ use tracing::{debug, warn};
 
 use crate::flows::catalogue::Catalogue;
 use crate::flows::followup::Followups;
+use crate::flows::redeem::TELL_AGAIN;
 use crate::flows::refusals::Refusals;
 use crate::metrics::Metrics;
 use crate::ports::prober::Prober;
 use crate::ports::store::Followup;
 use tegata_edge::operations::Condition;
 
+use self::watch::{Jump, Watch};
+
 mod detached;
 mod probes;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 /// Time between two passes.
 const EVERY: Duration = Duration::from_secs(1);
 
 /// How long the store may take to write before it counts as gone.
 const STORE_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long nothing is settled after the store was gone, so that what could not be told
+/// meanwhile is heard first: a session whose attach was not recorded is at work.
+const AFTER_OUTAGE: Duration = TELL_AGAIN.saturating_add(EVERY);
 
 /// Most sessions or desktops that one pass settles.
 const BATCH: u32 = 64;
@@ -69,9 +78,21 @@ impl Passes {
     /// Settles deadlines and repeats undone work until cancelled.
     pub async fn deadlines(self: Arc<Self>, cancelled: CancellationToken) {
         let mut asked: HashMap<(DesktopId, bool), Instant> = HashMap::new();
+        let mut watch = self.look();
+        let (mut answered, mut settle_from) = (false, watch.running);
         let mut timer = ticker();
         while tick(&mut timer, &cancelled).await {
-            let due = match self.followups.store.due(self.followups.clock.now(), BATCH).await {
+            let seen = self.look();
+            if self.store_answers.holds() {
+                answered = true;
+            } else if answered {
+                settle_from = seen.running + AFTER_OUTAGE;
+            }
+            if seen.running < settle_from || !self.allow_for(watch.jump(seen), seen.wall).await {
+                continue;
+            }
+            watch = seen;
+            let due = match self.followups.store.due(seen.wall, BATCH).await {
                 Ok(due) => due,
                 Err(error) => {
                     warn!(error = &error as &dyn std::error::Error, "Deadlines not settled");
@@ -91,6 +112,28 @@ impl Passes {
             });
             self.followups.carry_out(due.collect()).await;
         }
+    }
+
+    fn look(&self) -> Watch {
+        Watch { wall: self.followups.clock.now(), running: Instant::now() }
+    }
+
+    /// Puts off what is not due yet where the clock has jumped ahead; tells whether that
+    /// is done. What a clock that was set back has left is mended where it is met.
+    async fn allow_for(&self, jump: Option<Jump>, now: Timestamp) -> bool {
+        match jump {
+            None => return true,
+            Some(Jump::Ahead(by)) => {
+                if let Err(error) = self.followups.store.postpone(by, now).await {
+                    warn!(error = &error as &dyn std::error::Error, "Deadlines not put off");
+                    return false;
+                }
+                warn!(?by, "The clock jumped ahead, what was not due yet is put off");
+            }
+            Some(Jump::Back(by)) => warn!(?by, "The clock was set back"),
+        }
+        self.metrics.clock_jumped();
+        true
     }
 
     /// Keeps memory, metrics and the audit trail of refusals in step with the

@@ -50,7 +50,7 @@ pub use self::writer::Writer;
 
 use self::batch::Batch;
 use self::desktops::{Observed, Probed};
-use self::events::{Due, Recover};
+use self::events::{Due, Postpone, Recover};
 use self::writer::{Command, Commands};
 use crate::ports::store::{
     Assign, AssignError, Assigned, AuditRecord, Census, DesktopRecord, EventError, Familiarity,
@@ -281,6 +281,10 @@ impl Store for SqliteStore {
 
     async fn due(&self, now: Timestamp, limit: u32) -> Result<Vec<Followup>, StoreError> {
         self.commands.send(Due { now, limit }).await
+    }
+
+    async fn postpone(&self, by: Duration, now: Timestamp) -> Result<(), StoreError> {
+        self.commands.send(Postpone { by, now }).await
     }
 
     async fn detached(

@@ -45,7 +45,7 @@ pub const LEASE: Duration = Duration::from_secs(30);
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 
 /// When to tell the store again what it could not take.
-const TELL_AGAIN: Duration = Duration::from_secs(2);
+pub(crate) const TELL_AGAIN: Duration = Duration::from_secs(2);
 
 /// Serves the gateway in this process.
 pub struct RedeemDesk {

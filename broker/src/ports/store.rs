@@ -154,6 +154,12 @@ pub trait Store: Familiarity {
     /// `limit` of each; who is left out comes in a later pass.
     async fn due(&self, now: Timestamp, limit: u32) -> Result<Vec<Followup>, StoreError>;
 
+    /// Puts off what was not due yet, after a clock that has jumped ahead by `by` to
+    /// `now`: nobody has had that time. Nothing is put off by more than it may take from
+    /// `now` on. Who does not come back within a grace is waited for as long as before the
+    /// jump, and a session with a limit ends as much later.
+    async fn postpone(&self, by: Duration, now: Timestamp) -> Result<(), StoreError>;
+
     /// Lists sessions without a link, with the desktops that may know more, after
     /// the given session, by id, at most `limit`.
     async fn detached(

@@ -1,14 +1,16 @@
 //! The passes on a real store, with desktops that do as told.
 
 use std::collections::BTreeSet;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use prometheus_client::registry::Registry;
 use tegata_domain::desktop::Probe;
-use tegata_domain::session::{Cause, Event, State};
+use tegata_domain::session::{Cause, Event, STARTING_LIMIT, State};
 use tegata_edge::operations::Readiness;
 use tegata_proto::code::Code;
+use tegata_proto::id::SessionId;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -17,9 +19,10 @@ use super::*;
 use crate::adapters::sqlite::tests::Folder;
 use crate::flows::refusals::Door;
 use crate::flows::tests::{PATIENCE, followups};
+use crate::ports::clock::Clock;
 use crate::ports::occupancy::{Occupancy, Unknown};
-use crate::ports::store::contract::{Bench as _, Office};
-use crate::ports::store::{OccupancyTarget, ProbeTarget};
+use crate::ports::store::contract::{Bench as _, GRACE, Office};
+use crate::ports::store::{OccupancyTarget, ProbeTarget, action};
 
 /// Desktops where Sato is logged on when first asked, and nobody after that.
 #[derive(Default)]
@@ -34,6 +37,29 @@ impl Occupancy for Leaving {
 
     async fn log_off(&self, _target: &OccupancyTarget) -> Result<(), Unknown> {
         Ok(())
+    }
+}
+
+/// A clock that runs, and jumps when told.
+struct Wall {
+    set_to: Mutex<Timestamp>,
+    running: Instant,
+}
+
+impl Wall {
+    fn set_to(at: Timestamp) -> Arc<Self> {
+        Arc::new(Self { set_to: Mutex::new(at), running: Instant::now() })
+    }
+
+    fn jumps(&self, by: Duration) {
+        let mut set_to = self.set_to.lock().unwrap();
+        *set_to = set_to.after(by);
+    }
+}
+
+impl Clock for Wall {
+    fn now(&self) -> Timestamp {
+        self.set_to.lock().unwrap().after(self.running.elapsed())
     }
 }
 
@@ -83,6 +109,77 @@ async fn whoever_logs_off_after_the_link_was_lost_gives_the_desktop_back() {
     assert_eq!(office.state(sato.sid).await, State::Ended { cause: Cause::LoggedOff });
     let asked = leaving.0.load(Ordering::SeqCst);
     assert_eq!(asked, 3, "twice while it was kept for Sato, once when it was not any more");
+    cancelled.cancel();
+    running.join_next().await.unwrap().expect("it ends when it is told");
+}
+
+/// Waits until the passes have ended a session, whose time is over.
+async fn ends(office: &Office<Folder>, sid: SessionId) {
+    let cause = Cause::GraceExpired;
+    while office.state(sid).await != (State::Ended { cause }) {
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_jumps_ahead_ends_nobody_who_is_away() {
+    let mut office = Office::<Folder>::with_desktops(2).await;
+    let late = office.work("suzuki").await;
+    office.tell(late.sid, Event::LinkLost).await.unwrap();
+    office.wait(GRACE);
+    let away = office.work("sato").await;
+    office.tell(away.sid, Event::LinkLost).await.unwrap();
+    let clock = Wall::set_to(office.now);
+    let passes = passes(Followups { clock: clock.clone(), ..followups(&office) });
+    let cancelled = CancellationToken::new();
+    let mut running = JoinSet::new();
+    running.spawn(Arc::new(passes).deadlines(cancelled.clone()));
+    timeout(PATIENCE, ends(&office, late.sid)).await.expect("the pass is on");
+
+    let (_, seq) = office.actions(0).await;
+    clock.jumps(2 * GRACE);
+    let seen = async {
+        while office.actions(seq).await.0 != [action::CLOCK_JUMPED] {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, seen).await.expect("it is seen");
+    sleep(2 * EVERY).await;
+    assert_eq!(office.actions(seq).await.0, [action::CLOCK_JUMPED], "once, and nothing else");
+    let until = office.now.after(GRACE + 2 * GRACE);
+    let State::Detached { until: put_off } = office.state(away.sid).await else { panic!("ended") };
+    assert!(put_off.since(until) + until.since(put_off) < Duration::from_secs(1), "{put_off}");
+    cancelled.cancel();
+    running.join_next().await.unwrap().expect("it ends when it is told");
+}
+
+#[tokio::test]
+async fn what_was_told_in_vain_is_heard_before_anything_is_settled() {
+    let mut office = Office::<Folder>::with_desktops(2).await;
+    let late = office.work("suzuki").await;
+    office.tell(late.sid, Event::LinkLost).await.unwrap();
+    office.wait(GRACE);
+    let sato = office.login("sato").await.unwrap();
+    office.redeem(&sato).await.unwrap();
+    let clock = Wall::set_to(office.now.after(STARTING_LIMIT.saturating_sub(EVERY)));
+    let passes = passes(Followups { clock: clock.clone(), ..followups(&office) });
+    let store_answers = passes.store_answers.clone();
+    store_answers.set(true);
+    let cancelled = CancellationToken::new();
+    let mut running = JoinSet::new();
+    running.spawn(Arc::new(passes).deadlines(cancelled.clone()));
+    timeout(PATIENCE, ends(&office, late.sid)).await.expect("the pass is on");
+
+    store_answers.set(false);
+    while clock.now() < office.now.after(STARTING_LIMIT + EVERY) {
+        sleep(Duration::from_millis(20)).await;
+    }
+    store_answers.set(true);
+    sleep(TELL_AGAIN).await;
+    // As it was when it happened.
+    office.tell(sato.sid, Event::Attached).await.unwrap();
+    sleep(AFTER_OUTAGE).await;
+    assert_eq!(office.state(sato.sid).await, State::Active);
     cancelled.cancel();
     running.join_next().await.unwrap().expect("it ends when it is told");
 }

@@ -1,13 +1,14 @@
 //! What happens to sessions after their tickets are redeemed.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::SqliteConnection;
 use sqlx::sqlite::SqliteRow;
 use tegata_domain::assignment::Refused;
 use tegata_domain::pool::GRACE_MAX;
-use tegata_domain::session;
+use tegata_domain::session::{self, REQUESTED_LIMIT, STARTING_LIMIT};
 use tegata_domain::time::Timestamp;
 use tegata_proto::id::{DesktopId, LinkNumber, SessionId};
 use uuid::Uuid;
@@ -17,7 +18,7 @@ use super::batch::Batch;
 use super::row::{self, Columns};
 use super::writer::Command;
 use crate::ports::store::{
-    Actor, EventError, FAMILIAR_FOR, Followup, SessionEvent, StoreError, action,
+    Actor, AuditRecord, EventError, FAMILIAR_FOR, Followup, SessionEvent, StoreError, action,
 };
 
 /// A session's own standing, over or not.
@@ -289,6 +290,58 @@ impl Command for Due {
             batch.run(tx).await?;
         }
         Ok(followups)
+    }
+}
+
+/// Puts off what was not due before the clock jumped ahead.
+pub(super) struct Postpone {
+    pub(super) by: Duration,
+    pub(super) now: Timestamp,
+}
+
+#[async_trait]
+impl Command for Postpone {
+    type Answer = ();
+
+    async fn perform(&self, tx: &mut SqliteConnection) -> Result<(), StoreError> {
+        let by = i64::try_from(self.by.as_millis()).unwrap_or(i64::MAX);
+        let (before, now) = (row::millis(self.now.before(self.by)), row::millis(self.now));
+        // A sum past the column's range is a REAL, and never the lesser of the two.
+        sqlx::query(
+            "UPDATE sessions SET deadline = min(deadline + ?1, iif(state = 'detached', ?2, ?3)) \
+             WHERE deadline > ?4",
+        )
+        .bind(by)
+        .bind(row::millis(self.now.after(GRACE_MAX)))
+        .bind(row::millis(self.now.after(REQUESTED_LIMIT.max(STARTING_LIMIT))))
+        .bind(before)
+        .execute(&mut *tx)
+        .await?;
+        sqlx::query(
+            "UPDATE sessions SET ends_at = min(ends_at + ?1, ?2) \
+             WHERE ends_at > ?3 AND state <> 'ended' AND state <> 'ending'",
+        )
+        .bind(by)
+        .bind(i64::MAX)
+        .bind(before)
+        .execute(&mut *tx)
+        .await?;
+        sqlx::query("UPDATE desktops SET since = min(since + ?1, ?2) WHERE state = 'recycling'")
+            .bind(by)
+            .bind(now)
+            .execute(&mut *tx)
+            .await?;
+        let mut batch = Batch::new();
+        let record = AuditRecord {
+            at: self.now,
+            action: action::CLOCK_JUMPED.to_owned(),
+            actor: Actor::Broker,
+            sid: None,
+            desktop: None,
+            detail: [("ahead_ms".to_owned(), self.by.as_millis().to_string())].into(),
+        };
+        row::save_audit(&mut batch, &record)?;
+        batch.run(tx).await
     }
 }
 

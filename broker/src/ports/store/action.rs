@@ -52,6 +52,8 @@ pub const SESSION_ENDED: &str = "session.ended";
 pub const TICKET_REFUSED: &str = "ticket.refused";
 /// The same of a resume grant.
 pub const GRANT_REFUSED: &str = "grant.refused";
+/// The broker's clock jumped ahead, and what was not due yet is put off by that: `ahead_ms`.
+pub const CLOCK_JUMPED: &str = "clock.jumped";
 /// Logins were refused within a minute: `prefix`, `code`, `count`.
 pub const LOGIN_REFUSED: &str = "login.refused";
 /// The same of attaches whose ticket is none of ours, and of those whose refusal

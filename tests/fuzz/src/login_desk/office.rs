@@ -347,6 +347,10 @@ impl Store for Office {
         unasked()
     }
 
+    async fn postpone(&self, _: Duration, _: Timestamp) -> Result<(), StoreError> {
+        unasked()
+    }
+
     async fn due(&self, _: Timestamp, _: u32) -> Result<Vec<Followup>, StoreError> {
         unasked()
     }

@@ -8,7 +8,7 @@ use tegata_proto::code::Code;
 use tegata_proto::id::{Epoch, LinkNumber};
 use uuid::Uuid;
 
-use super::{BOOT, Bench, GRACE, Office};
+use super::{BOOT, Bench, GRACE, Office, keiri};
 use crate::ports::store::{
     Actor, AssignError, EventError, Followup, LogOff, OccupancyTarget, action,
 };
@@ -132,6 +132,50 @@ pub(crate) async fn a_clock_that_is_set_back_keeps_no_desktop<B: Bench>() {
             assert_eq!(office.probe().await, [freed()]);
         }
     }
+}
+
+pub(crate) async fn a_clock_that_jumps_ahead_takes_no_time_from_anybody<B: Bench>() {
+    const DAY: Duration = Duration::from_hours(24);
+    const YEAR: Duration = Duration::from_hours(365 * 24);
+    let mut office = Office::<B>::with_desktops(5).await;
+    let mut raw = keiri(5);
+    raw.limits.session_ms = u64::try_from(DAY.as_millis()).ok();
+    office.put(raw).await.unwrap();
+    let begun = office.now;
+    let at_work = office.work("sato").await;
+    let late = office.work("suzuki").await;
+    office.tell(late.sid, Event::LinkLost).await.unwrap();
+    office.wait(MINUTE);
+    let away = office.work("tanaka").await;
+    office.tell(away.sid, Event::LinkLost).await.unwrap();
+    let gone = office.work("kato").await;
+    office.tell(gone.sid, Event::LoggedOff).await.unwrap();
+    office.wait(GRACE.saturating_sub(MINUTE));
+    let coming = office.login("ito").await.unwrap();
+    let (_, seq) = office.actions(0).await;
+
+    office.wait(YEAR);
+    office.store().postpone(YEAR, office.now).await.unwrap();
+    assert_eq!(office.actions(seq).await.0, [action::CLOCK_JUMPED]);
+    let close = |login: &super::Login| {
+        let (sid, link, code) = (login.sid, LinkNumber::FIRST, Code::SessionEnded);
+        Followup::CloseLinks { sid, link, code }
+    };
+    let due = office.store().due(office.now, 10).await.unwrap();
+    assert!(due.contains(&close(&late)), "it was due before: {due:?}");
+    assert!(matches!(due[..], [_, _]), "{due:?}");
+    assert!(due.iter().any(|f| matches!(f, Followup::AskOccupancy(_))), "no log-off: {due:?}");
+    let until = begun.after(MINUTE + GRACE + YEAR);
+    assert_eq!(office.state(away.sid).await, State::Detached { until });
+    let until = office.now.after(REQUESTED_LIMIT);
+    assert_eq!(office.state(coming.sid).await, State::Requested { until }, "and no longer");
+    let at_work = office.store().session(at_work.sid).await.unwrap().unwrap();
+    assert_eq!(at_work.ends_at, Some(begun.after(DAY + YEAR)));
+
+    office.wait(MINUTE);
+    let due = office.store().due(office.now, 10).await.unwrap();
+    assert!(due.contains(&close(&away)), "{due:?}");
+    assert!(due.iter().any(|f| matches!(f, Followup::LogOff(_))), "{due:?}");
 }
 
 pub(crate) async fn links_closed_on_somebodys_word_are_a_record_each<B: Bench>() {
