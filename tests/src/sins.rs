@@ -50,8 +50,6 @@ pub enum Answer {
     Transport(u64),
     /// The same, with one of two errors that are as good.
     EitherTransport(u64, u64),
-    /// A stream reset by HTTP/2 itself, with this error.
-    Reset(u64),
     /// This HTTP status.
     Status(u16),
     /// One of two that are as good.

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -13,10 +14,10 @@ use tegata_proto::login::TicketAnswer;
 use tegata_proto::session::GatewayMessage;
 use tegata_proto::{ALPN_LOGIN, ALPN_SESSION};
 use tegata_tests::crowd::echo;
-use tegata_tests::sins::place::{GROWTH_KIB, PASSWORD, Place};
+use tegata_tests::sins::place::{Cost, PASSWORD, Place};
 use tegata_tests::sins::{
-    conversation, crowd, flood, forge, grants, handshakes, is_long, login, operations, packets,
-    seed, session, tcp, tickets, vagrant,
+    Answer, conversation, crowd, flood, forge, grants, handshakes, is_long, login, operations,
+    packets, seed, session, tcp, tickets, vagrant,
 };
 use tegata_tests::stranger::{self, HERE, Keys, Line, Transport, attach_with, ticket_purpose};
 use tegata_tests::timing::Honest;
@@ -30,15 +31,36 @@ async fn place(people: usize) -> Result<Arc<Place>> {
     spawn_blocking(move || Place::open(people)).await?
 }
 
-/// Commits a table, and returns how many links were opened.
-async fn all_of(way: (Transport, &'static [u8]), sins: Vec<conversation::Sin>) -> Result<u64> {
+/// Commits a table, and returns the metrics after it.
+async fn all_of(way: (Transport, &'static [u8]), sins: Vec<conversation::Sin>) -> Result<String> {
     let place = place(LANES).await?;
-    place.is_well().await?;
-    let before = place.memory_kib()?;
+    let before = place.before().await?;
+    let cost = Cost::of_table(sins.len());
     conversation::commit_all(&place, way, LANES, sins).await?;
-    place.has_endured(before, GROWTH_KIB).await?;
-    let metrics = operations::metrics(place.site.operations()).await?;
-    Ok(operations::value(&metrics, r#"tegata_redeems_total{result="ok"}"#))
+    place.has_endured(before, cost).await?;
+    operations::metrics(place.site.operations()).await
+}
+
+/// Returns how many links were opened.
+fn opened(metrics: &str) -> u64 {
+    operations::value(metrics, r#"tegata_redeems_total{result="ok"}"#)
+}
+
+/// Checks that an operator sees each refusal by its code.
+fn are_counted(sins: &[conversation::Sin], metrics: &str) -> Result<()> {
+    let mut told: BTreeMap<&str, u64> = BTreeMap::new();
+    for sin in sins {
+        if let Answer::Code(code) = sin.gets {
+            *told.entry(code.as_str()).or_default() += 1;
+        }
+    }
+    ensure!(told.len() > 2, "the table has few codes: {told:?}");
+    for (code, told) in told {
+        let name = format!(r#"tegata_gateway_attach_refusals_total{{code="{code}"}}"#);
+        let counted = operations::value(metrics, &name);
+        ensure!(counted >= told, "{name} is {counted}, and {told} heard it");
+    }
+    Ok(())
 }
 
 /// Counts the sins that are none.
@@ -68,10 +90,9 @@ async fn every_sin_of_a_session_gets_the_same_answer_by_tcp() -> Result<()> {
 
 async fn no_forged_ticket_and_no_false_proof_opens_anything(by: Transport) -> Result<()> {
     let sins = [tickets::forged(), tickets::unproven()].concat();
-    let honest = honest(&sins);
-    let attached = all_of((by, ALPN_SESSION), sins).await?;
-    assert_eq!(attached, honest, "only the honest ones");
-    Ok(())
+    let metrics = all_of((by, ALPN_SESSION), sins.clone()).await?;
+    assert_eq!(opened(&metrics), honest(&sins), "only the honest ones");
+    are_counted(&sins, &metrics)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -86,10 +107,9 @@ async fn no_forged_ticket_and_no_false_proof_opens_anything_by_tcp() -> Result<(
 
 async fn no_stale_grant_opens_anything_or_disturbs_who_is_at_work(by: Transport) -> Result<()> {
     let sins = grants::table();
-    let (honest, tickets) = (honest(&sins), sins.len() as u64);
-    let attached = all_of((by, ALPN_SESSION), sins).await?;
-    assert_eq!(attached, tickets + honest, "only the honest ones");
-    Ok(())
+    let metrics = all_of((by, ALPN_SESSION), sins.clone()).await?;
+    assert_eq!(opened(&metrics), sins.len() as u64 + honest(&sins), "only the honest ones");
+    are_counted(&sins, &metrics)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -157,45 +177,77 @@ async fn uses(
 #[tokio::test(flavor = "multi_thread")]
 async fn frames_that_quic_forbids_end_their_own_connection() -> Result<()> {
     let place = place(1).await?;
-    place.is_well().await?;
-    let before = place.memory_kib()?;
-    packets::commit_all(&place, packets::forbidden()).await?;
-    place.has_endured(before, GROWTH_KIB).await
+    let before = place.before().await?;
+    let sins = packets::forbidden();
+    let cost = Cost::of_table(sins.len());
+    packets::commit_all(&place, sins).await?;
+    place.has_endured(before, cost).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_thousand_small_frames_cost_next_to_nothing() -> Result<()> {
     let place = place(1).await?;
-    place.is_well().await?;
-    let before = place.memory_kib()?;
+    let before = place.before().await?;
     for sin in packets::floods(100_000) {
         let cost = packets::flood(&place, &sin).await?;
         ensure!(cost <= packets::FLOOD_KIB, "{}: {cost} KiB", sin.name);
         place.is_well().await?;
     }
-    place.has_endured(before, GROWTH_KIB).await
+    place.has_endured(before, Cost::FLOOD).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_who_send_far_ahead_are_closed_and_cost_little_together() -> Result<()> {
+    const CROWD: usize = 100;
+    /// For each of them, in KiB: half of what they send.
+    const EACH: u64 = 256;
+    let place = place(1).await?;
+    let before = place.before().await?;
+    let alone = place.memory_kib()?;
+    let mut most = alone;
+    let mut crowd = JoinSet::new();
+    for _ in 0..CROWD {
+        let place = Arc::clone(&place);
+        crowd.spawn(async move {
+            let sin = packets::far_ahead();
+            let answer = packets::commit(&place, &sin).await?;
+            ensure!(sin.gets.is(answer), "{answer:?}");
+            Ok(())
+        });
+    }
+    let watching = async {
+        while let Some(done) = crowd.join_next().await {
+            done??;
+            most = most.max(place.memory_kib()?);
+        }
+        Ok(())
+    };
+    let ((), fared) = place.meanwhile(watching).await?;
+    println!("{CROWD} of them: {} KiB, {fared:?}", most - alone);
+    ensure!(most - alone < CROWD as u64 * EACH, "{} KiB", most - alone);
+    place.has_endured(before, Cost::FLOOD).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn offers_that_are_none_of_ours_are_refused() -> Result<()> {
     let place = place(1).await?;
-    place.is_well().await?;
-    let before = place.memory_kib()?;
-    handshakes::commit_all(&place, handshakes::table()).await?;
+    let before = place.before().await?;
+    let sins = handshakes::table();
+    let cost = Cost::of_table(sins.len());
+    handshakes::commit_all(&place, sins).await?;
     assert!(!handshakes::sends_early(&place).await?, "no early data");
-    place.has_endured(before, GROWTH_KIB).await
+    place.has_endured(before, cost).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn five_hundred_peers_that_stop_half_way_hold_up_nobody() -> Result<()> {
     let place = place(1).await?;
-    place.is_well().await?;
-    let before = place.memory_kib()?;
+    let before = place.before().await?;
     let gathering = crowd::gathers(&place, crowd::stops(500, seed()));
     let ((), fared) = place.meanwhile(gathering).await?;
     println!("{fared:?}");
     ensure!(fared.greeted > 0);
-    place.has_endured(before, GROWTH_KIB).await
+    place.has_endured(before, Cost::FLOOD).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -381,8 +433,7 @@ async fn strangers_who_say_hello_and_no_more_keep_nobody_out() -> Result<()> {
 async fn half_open_handshakes_are_bounded_and_gone_within_ten_seconds() -> Result<()> {
     let count = if is_long() { 20_000 } else { 2_000 };
     let place = place(1).await?;
-    place.is_well().await?;
-    let (before, to) = (place.memory_kib()?, place.site.listen());
+    let (before, to) = (place.before().await?, place.site.listen());
     let mut initials = flood::Initials::new(to)?;
     let mut mutes =
         (0..64).map(|_| flood::Mute::open(place.caller(), to)).collect::<Result<Vec<_>>>()?;
@@ -397,9 +448,10 @@ async fn half_open_handshakes_are_bounded_and_gone_within_ten_seconds() -> Resul
     };
     let ((), fared) = place.meanwhile(flooding).await?;
     println!("{count} half-open: {fared:?}");
-    place.has_endured(before, GROWTH_KIB).await?;
+    place.has_endured(before, Cost::FLOOD).await?;
     let full = retries(&place).await?;
-    ensure!(full > 0, "the flood was no flood");
+    println!("{full} of them were asked for their address");
+    ensure!(full >= count as u64 / 2, "the flood was no flood");
     // Once they are gone, nobody is asked for an address any more.
     let end = tokio::time::Instant::now() + Duration::from_secs(10);
     loop {
@@ -423,30 +475,30 @@ async fn every_sin_by_tcp_gets_its_answer() -> Result<()> {
     let place = place(1).await?;
     place.is_well().await?;
     tcp::comes_in(&place).await?;
-    let before = place.memory_kib()?;
-    tcp::commit_all(&place, LANES, tcp::table()).await?;
+    let before = place.before().await?;
+    let sins = tcp::table();
+    let cost = Cost::of_table(sins.len());
+    tcp::commit_all(&place, LANES, sins).await?;
     tcp::comes_in(&place).await?;
-    place.has_endured(before, GROWTH_KIB).await
+    place.has_endured(before, cost).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn five_hundred_peers_by_tcp_that_go_silent_anywhere_hold_up_nobody() -> Result<()> {
     let place = place(1).await?;
-    place.is_well().await?;
-    let before = place.memory_kib()?;
+    let before = place.before().await?;
     let ((), fared) = place.meanwhile(tcp::gathers(&place, 500)).await?;
     println!("{fared:?}");
     ensure!(fared.greeted > 0);
     tcp::comes_in(&place).await?;
-    place.has_endured(before, GROWTH_KIB).await
+    place.has_endured(before, Cost::FLOOD).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn half_open_connections_by_tcp_are_bounded_and_gone_and_shut_out_nobody() -> Result<()> {
     let count = if is_long() { 8_000 } else { 1_500 };
     let place = place(1).await?;
-    place.is_well().await?;
-    let before = place.memory_kib()?;
+    let before = place.before().await?;
     let flooding = async {
         let standing = tcp::stand_half_way(&place, count).await?;
         // All places are taken, and somebody else comes all the same, by either way.
@@ -457,7 +509,7 @@ async fn half_open_connections_by_tcp_are_bounded_and_gone_and_shut_out_nobody()
     };
     let (standing, fared) = place.meanwhile(flooding).await?;
     println!("{count} half-open: {fared:?}");
-    place.has_endured(before, GROWTH_KIB).await?;
+    place.has_endured(before, Cost::FLOOD).await?;
     let metrics = operations::metrics(place.site.operations()).await?;
     let displaced = operations::value(
         &metrics,
@@ -471,12 +523,13 @@ async fn half_open_connections_by_tcp_are_bounded_and_gone_and_shut_out_nobody()
 #[tokio::test(flavor = "multi_thread")]
 async fn every_sin_against_the_operations_port_gets_its_answer() -> Result<()> {
     let place = place(1).await?;
-    place.is_well().await?;
-    let before = place.memory_kib()?;
+    let before = place.before().await?;
     let key = std::fs::read_to_string(place.site.path("api.key"))?;
-    operations::commit_all(&place, key.trim(), operations::table()).await?;
+    let sins = operations::table();
+    let cost = Cost::of_table(sins.len());
+    operations::commit_all(&place, key.trim(), sins).await?;
     ensure!(!place.site.log().contains(key.trim()), "the log holds a key");
-    place.has_endured(before, GROWTH_KIB).await
+    place.has_endured(before, cost).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -484,7 +537,7 @@ async fn connections_that_only_stand_there_keep_no_operator_out() -> Result<()> 
     let count = if is_long() { 10_000 } else { 1_500 };
     let place = place(1).await?;
     place.is_well().await?;
-    let (before, to) = (place.memory_kib()?, place.site.operations());
+    let (before, to) = (place.before().await?, place.site.operations());
     let ((standing, asked), fared) = place
         .meanwhile(async {
             let standing = operations::stand_there(to, count).await?;
@@ -495,7 +548,7 @@ async fn connections_that_only_stand_there_keep_no_operator_out() -> Result<()> 
     println!("{count} stand there: {fared:?}");
     ensure!(asked.starts_with("HTTP/1.1 200"), "{asked}");
     place.meanwhile(operations::are_ended(standing)).await?;
-    place.has_endured(before, GROWTH_KIB).await
+    place.has_endured(before, Cost::FLOOD).await
 }
 
 /// How many come at once of those who only stand there.
@@ -511,7 +564,7 @@ async fn a_crowd_at_the_operations_port_is_refused_and_keeps_no_login_out() -> R
     let (broker, name, password) = (place.site.listen(), "p0", PASSWORD);
     let honest = Honest { broker, from: HERE, name, password };
     let alone = honest.alone(logins).await?;
-    let before = place.memory_kib()?;
+    let before = place.before().await?;
     let used = place.site.cpu()?;
     operations::pester(&place, key, requests).await?;
     let used = place.site.cpu()?.saturating_sub(used);
@@ -538,5 +591,5 @@ async fn a_crowd_at_the_operations_port_is_refused_and_keeps_no_login_out() -> R
     );
     operations::are_ended(idle).await?;
     ensure!(!place.site.log().contains(key), "the log holds a key");
-    place.has_endured(before, GROWTH_KIB).await
+    place.has_endured(before, Cost::FLOOD.and_logins(beside.logins)).await
 }

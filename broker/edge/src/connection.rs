@@ -103,6 +103,15 @@ impl Connection {
         }
     }
 
+    /// The peer has shown a right to a session, and may from now on send as far ahead of its
+    /// readers as one needs. Before, and for whoever never has one, that is a few kilobytes.
+    pub fn widen(&self) {
+        match self {
+            Self::Quic(quic) => quic.widen(),
+            Self::Tcp(tcp) => tcp.widen(),
+        }
+    }
+
     /// Waits until the connection is lost or closed, by whichever side.
     pub async fn closed(&self) -> Lost {
         match self {

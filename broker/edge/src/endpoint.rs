@@ -36,7 +36,7 @@ use crate::tls::{self, RoleCertificate};
 pub use self::budget::{Limits, Stranger};
 
 pub(crate) use self::budget::{Answer, Slot};
-pub(crate) use self::transport::IDLE_TIMEOUT;
+pub(crate) use self::transport::{IDLE_TIMEOUT, WIDE_WINDOW};
 
 /// By when a handshake must be complete.
 pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);

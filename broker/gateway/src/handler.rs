@@ -141,6 +141,7 @@ impl Gateway {
         match self.verify(&attach, &link) {
             Ok(claims) => {
                 link.stranger.admit();
+                link.connection.widen();
                 let span = info_span!("session", session.id = %claims.sid, link = %attach.link);
                 let attached = self.attach(link, reader, writer, attach, claims);
                 Some((attached.instrument(span.clone()).await?, span))

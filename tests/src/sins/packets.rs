@@ -135,9 +135,10 @@ pub fn floods(frames: usize) -> Vec<Sin> {
         packets: frames.div_ceil(PACKET / each),
     };
     let challenge = |n: u64| frame(0x1a, &[], &n.to_be_bytes());
-    let gapped = |n: u64| frame(0x0e, &[0, 2 * (n % (1 << 17)) + (1 << 8), 1], b"x");
-    let backwards = |n: u64| frame(0x0e, &[0, 500_000 - 2 * (n % 200_000), 1], b"x");
-    let empty = |n: u64| frame(0x0e, &[0, 2 * (n % (1 << 17)), 0], b"");
+    // Within what a stranger may send ahead; beyond it, the first one is the last.
+    let gapped = |n: u64| frame(0x0e, &[0, 2 * (n % 3_900) + (1 << 8), 1], b"x");
+    let backwards = |n: u64| frame(0x0e, &[0, 8_000 - 2 * (n % 3_900), 1], b"x");
+    let empty = |n: u64| frame(0x0e, &[0, 2 * (n % 4_000), 0], b"");
     let new_id = |n: u64| {
         // Each retires the one before, so that the number in use never rises.
         frame(0x18, &[n + 2, n + 1], &[&[8][..], &n.to_be_bytes(), &[9; 16]].concat())
@@ -152,6 +153,21 @@ pub fn floods(frames: usize) -> Vec<Sin> {
         flood("pings", 1, filled(1, |_| vec![1])),
         flood("complaints of too few streams", 2, filled(2, blocked)),
     ]
+}
+
+/// Makes as much of a stream, but for its beginning, as a session may send ahead.
+pub fn far_ahead() -> Sin {
+    const AHEAD: u64 = 512 * 1024;
+    const PIECE: usize = 1_000;
+    /// With the frame's own bytes.
+    const EACH: usize = PIECE + 16;
+    let piece = |n: u64| frame(0x0e, &[0, n * PIECE as u64 + 8, PIECE as u64], &[0; PIECE]);
+    Sin {
+        name: "far ahead",
+        filler: filled(EACH, piece),
+        gets: Answer::Transport(FLOW_CONTROL),
+        packets: usize::try_from(AHEAD).unwrap_or(usize::MAX) / PIECE,
+    }
 }
 
 impl Sin {
@@ -242,9 +258,9 @@ pub async fn commit_all(place: &Arc<Place>, sins: Vec<Sin>) -> Result<()> {
     Ok(())
 }
 
-/// How much a flood may cost while it lasts, in KiB: the windows that every
-/// connection is allowed, and a margin for the allocator.
-pub const FLOOD_KIB: u64 = 16 * 1024;
+/// How much a flood may cost while it lasts, in KiB: what a stranger may send ahead, and a
+/// margin for the allocator.
+pub const FLOOD_KIB: u64 = 4 * 1024;
 
 /// Floods, and returns the most memory that was seen meanwhile beyond what there
 /// was before, in KiB.

@@ -19,8 +19,37 @@ use crate::stranger::{self, Keys, Line};
 /// Everybody's password; it must never be seen in a log.
 pub const PASSWORD: &str = "Himitsu-canary-5190";
 
-/// How much the broker may grow over one table of sins, in KiB.
-pub const GROWTH_KIB: u64 = 100 * 1024;
+/// What sins may cost the broker.
+#[derive(Debug, Clone, Copy)]
+pub struct Cost {
+    /// By how much it may grow, in KiB.
+    growth_kib: u64,
+    /// How many lines of an operator's log it may write.
+    lines: usize,
+}
+
+impl Cost {
+    /// Of floods, however many peers take part.
+    pub const FLOOD: Self = Self { growth_kib: 100 * 1024, lines: 50 };
+
+    /// Of a table of so many sins, each committed once, with the honest logins that they need:
+    /// two of their passwords are checked at once, with 19 MiB for each.
+    pub const fn of_table(sins: usize) -> Self {
+        Self { growth_kib: 48 * 1024, lines: 50 + 5 * sins }
+    }
+
+    /// With as many honest logins beside.
+    pub const fn and_logins(self, logins: usize) -> Self {
+        Self { lines: self.lines + 2 * logins, ..self }
+    }
+}
+
+/// What the broker had used before anybody sinned.
+#[derive(Debug, Clone, Copy)]
+pub struct Before {
+    memory_kib: u64,
+    lines: usize,
+}
 
 /// A site, and what it was like before anybody sinned.
 pub struct Place {
@@ -164,17 +193,34 @@ impl Place {
         Ok(())
     }
 
-    /// Checks everything that must hold after a table of sins.
+    /// Greets once, and returns what the broker has used so far.
+    ///
+    /// # Errors
+    ///
+    /// When it is not well.
+    pub async fn before(&self) -> Result<Before> {
+        self.is_well().await?;
+        Ok(Before { memory_kib: self.memory_kib()?, lines: self.lines() })
+    }
+
+    /// Checks everything that must hold after sins.
     ///
     /// # Errors
     ///
     /// Says what does not.
-    pub async fn has_endured(&self, before_kib: u64, growth_kib: u64) -> Result<()> {
+    pub async fn has_endured(&self, before: Before, cost: Cost) -> Result<()> {
         self.is_well().await?;
         self.log_is_clean()?;
-        let now = self.memory_kib()?;
-        println!("memory: {before_kib} KiB before, {now} KiB after");
-        ensure!(now <= before_kib + growth_kib, "from {before_kib} to {now} KiB");
+        let (old, now) = (before.memory_kib, self.memory_kib()?);
+        let lines = self.lines() - before.lines;
+        println!("memory: {old} KiB before, {now} KiB after; {lines} lines");
+        ensure!(now <= old + cost.growth_kib, "from {old} to {now} KiB");
+        ensure!(lines <= cost.lines, "{lines} lines: {}", self.site.log());
         Ok(())
+    }
+
+    /// Counts the lines that an operator's log has: ours is finer.
+    fn lines(&self) -> usize {
+        self.site.log().lines().filter(|line| !line.contains(r#""level":"DEBUG""#)).count()
     }
 }

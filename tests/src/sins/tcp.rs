@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use tegata_parts::streams::raw::{
-    CONTINUATION, Cut, DATA, END_HEADERS, GOAWAY, HEADERS, Overfilled, PING, PREFACE, PUSH_PROMISE,
-    REQUEST, RST_STREAM, Raw, SETTINGS, WINDOW_UPDATE, frame, open,
+    CONTINUATION, Cut, DATA, END_HEADERS, GOAWAY, HEADERS, PING, PREFACE, PUSH_PROMISE, REQUEST,
+    RST_STREAM, Raw, SETTINGS, WINDOW_UPDATE, frame, open,
 };
 use tegata_parts::streams::{Closed, Streams};
 use tegata_proto::proof::EXPORTER_LABEL;
@@ -52,8 +52,6 @@ pub enum Says {
     Bare(Vec<u8>),
     /// Within TLS.
     InTls(Vec<u8>),
-    /// Within TLS, behind the preface, once the broker's windows hold.
-    Overfull(Vec<u8>),
     /// Within TLS, a byte a second.
     Trickled(Vec<u8>),
     /// Within TLS, over and over, by somebody who reads nothing.
@@ -191,23 +189,6 @@ fn against_frames() -> Vec<Sin> {
             second(frame(DATA, 0, 3, &[0; 32 * 1024]).repeat(33)),
             Answer::Endured,
         ),
-        Sin {
-            name: "more than a stream's window",
-            says: Says::Overfull(second(frame(DATA, 0, 3, &[0; 32 * 1024]).repeat(33))),
-            gets: Answer::Reset(FLOW_CONTROL_ERROR),
-        },
-        Sin {
-            name: "more than a connection's window",
-            says: Says::Overfull(second(
-                [
-                    frame(DATA, 0, 3, &[0; 32 * 1024]).repeat(32),
-                    open(5),
-                    frame(DATA, 0, 5, &[0; 32 * 1024]).repeat(3),
-                ]
-                .concat(),
-            )),
-            gets: told(FLOW_CONTROL_ERROR),
-        },
         http(
             "bytes after the end",
             second([frame(DATA, 1, 3, b"x"), frame(DATA, 0, 3, b"x")].concat()),
@@ -262,7 +243,7 @@ fn floods() -> Vec<Sin> {
         flood("a flood of pings", busy(), &|_| frame(PING, 0, 0, &[1; 8]), Answer::Endured),
         flood("a flood of settings", busy(), &|_| frame(SETTINGS, 0, 0, b""), Answer::Endured),
         flood("a flood of empty frames", second([]), &|_| frame(DATA, 0, 3, b""), calm),
-        flood("a flood of single bytes", second([]), &|_| frame(DATA, 0, 3, b"x"), calm),
+        flood("a flood of single bytes", second([]), &|_| frame(DATA, 0, 3, b"x"), Answer::Closed),
         flood(
             "a flood of room",
             busy(),
@@ -307,13 +288,6 @@ pub async fn commit(place: &Place, sin: &Sin) -> Result<Answer> {
                 Closed::Cut
             }
             Says::InTls(bytes) => Raw::connect(socket, tls).await?.say(bytes).await,
-            Says::Overfull(bytes) => {
-                match Raw::connect(socket, tls).await?.overfill(bytes).await? {
-                    Overfilled::Stream(error) => return Ok(Answer::Reset(error.into())),
-                    Overfilled::Connection(error) => Closed::Said(error),
-                    Overfilled::Cut => Closed::Cut,
-                }
-            }
             Says::Trickled(bytes) => {
                 let raw = Raw::connect(socket, tls).await?;
                 raw.trickle(bytes, Duration::from_secs(1)).await

@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 use super::doorbell::Doorbell;
 use super::joined::Joined;
 use super::stream::{RecvStream, SendStream};
+use crate::endpoint::WIDE_WINDOW;
 
 /// What both sides know of a connection.
 pub(super) struct Shared {
@@ -108,6 +109,13 @@ impl Connection {
             self.shared.tell(&News { connected: false, lost: true });
             self.shared.ring();
         }
+    }
+
+    /// Lets the peer send as far ahead as a session needs.
+    pub(crate) fn widen(&self) {
+        let window = VarInt::from_u32(WIDE_WINDOW);
+        self.shared.state().quic.set_receive_window(window);
+        self.shared.ring();
     }
 
     /// Returns where the peer is now. It may move.

@@ -11,7 +11,6 @@
 mod lobby;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_util::sync::CancellationToken;
@@ -134,8 +133,7 @@ impl Budget {
         });
         drop(counts);
         let budget = Arc::clone(self);
-        let admitted = Arc::default();
-        Answer::Accept(Slot { budget, source, files, handshake, admitted })
+        Answer::Accept(Slot { budget, source, files, handshake })
     }
 
     /// Returns why a newcomer cannot come in. One whose address is `proven` may have
@@ -227,7 +225,6 @@ pub(crate) struct Slot {
     source: Prefix,
     files: usize,
     handshake: Option<Handshake>,
-    admitted: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
@@ -248,13 +245,11 @@ pub struct Stranger {
     budget: Arc<Budget>,
     source: Prefix,
     displaced: CancellationToken,
-    admitted: Arc<AtomicBool>,
 }
 
 impl Stranger {
     /// The peer has shown a right: it keeps its place whoever else comes.
     pub fn admit(&self) {
-        self.admitted.store(true, Ordering::Relaxed);
         self.leave();
     }
 
@@ -290,13 +285,7 @@ impl Slot {
             oldest.cancel();
         }
         drop(counts);
-        let admitted = Arc::clone(&self.admitted);
-        Stranger { budget, source: self.source, displaced, admitted }
-    }
-
-    /// Returns what tells whether the peer has shown a right by now.
-    pub(crate) fn admitted(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.admitted)
+        Stranger { budget, source: self.source, displaced }
     }
 
     /// Tells whether the handshake's place was given to somebody else, who needed it more.

@@ -23,8 +23,12 @@ const UNIDIRECTIONAL_STREAMS: u32 = 0;
 /// Bytes that a peer may send ahead of its reader on one stream.
 const STREAM_WINDOW: u32 = 512 * 1024;
 
-/// Bytes that a peer may send ahead of its readers on one connection.
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Bytes that a peer may send ahead of its readers on one connection once it has shown a
+/// right to a session.
+pub(crate) const WIDE_WINDOW: u32 = 1024 * 1024;
+
+/// The same before: two of its longest frames.
+const NARROW_WINDOW: u32 = 8 * 1024;
 
 /// Bytes that one connection keeps until its peer has acknowledged them; more than are
 /// replayed to an agent, so that a desktop's bytes leave room for what the agent is told.
@@ -70,7 +74,7 @@ fn transport() -> TransportConfig {
         .datagram_receive_buffer_size(None)
         .datagram_send_buffer_size(0)
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
-        .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
+        .receive_window(VarInt::from_u32(NARROW_WINDOW))
         .send_window(SEND_WINDOW)
         .crypto_buffer_size(CRYPTO_BUFFER);
     config

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
@@ -44,6 +45,8 @@ pub(super) struct Peer {
 /// What both sides know of a connection.
 pub(super) struct Shared {
     peer: Peer,
+    /// Whether its line bounds no more what the peer sends in all.
+    wide: Arc<AtomicBool>,
     opened: Notify,
     closed: Notify,
     state: Mutex<State>,
@@ -108,6 +111,11 @@ impl Connection {
         self.shared.lose(Lost::ClosedHere, Some(code));
     }
 
+    /// Lets the peer send as much as it likes, within its windows.
+    pub(crate) fn widen(&self) {
+        self.shared.wide.store(true, Ordering::Relaxed);
+    }
+
     pub(crate) fn remote_address(&self) -> SocketAddr {
         self.shared.peer.remote
     }
@@ -128,9 +136,9 @@ impl std::fmt::Debug for Connection {
 }
 
 impl Shared {
-    pub(super) fn new(peer: Peer) -> Arc<Self> {
+    pub(super) fn new(peer: Peer, wide: Arc<AtomicBool>) -> Arc<Self> {
         let (opened, closed) = (Notify::new(), Notify::new());
-        Arc::new(Self { peer, opened, closed, state: Mutex::default() })
+        Arc::new(Self { peer, wide, opened, closed, state: Mutex::default() })
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {

@@ -21,17 +21,17 @@ pub(super) const FAREWELL: Duration = Duration::from_secs(1);
 /// Most bytes that are taken at once of what nobody reads any more.
 const UNREAD: usize = 4 * 1024;
 
-/// Bytes that may come before the peer has shown a right: a whole window, and as much
-/// again. HTTP/2 would keep a whole buffer for each byte that nobody reads, between frames
-/// of a kind that it does not know.
-const UNADMITTED_MAX: usize = 2 * 1024 * 1024;
+/// Bytes that may come in all before the peer has shown a right to a session: both
+/// handshakes and its longest frames several times over. HTTP/2 would keep a whole buffer
+/// for each byte that nobody reads, between frames of a kind that it does not know.
+const NARROW_MAX: usize = 64 * 1024;
 
 /// A peer's socket.
 pub(super) struct Line {
     socket: TcpStream,
     heard: Heard,
-    admitted: Arc<AtomicBool>,
-    /// Bytes that may still come before the peer is admitted.
+    wide: Arc<AtomicBool>,
+    /// Bytes that may still come before it is wide.
     left: usize,
     /// Until when the peer may close by itself, once we have.
     parting: Option<Pin<Box<Sleep>>>,
@@ -48,11 +48,11 @@ pub(super) struct Heard {
 }
 
 impl Line {
-    /// Begins with a peer that is to be `admitted` when it has shown a right.
-    pub(super) fn new(socket: TcpStream, admitted: Arc<AtomicBool>) -> Self {
+    /// Begins narrow, and is `wide` when the peer has shown a right to a session.
+    pub(super) fn new(socket: TcpStream, wide: Arc<AtomicBool>) -> Self {
         let heard = Heard { since: Instant::now(), after: Arc::default() };
-        let (parting, abrupt, left) = (None, false, UNADMITTED_MAX);
-        Self { socket, heard, admitted, left, parting, abrupt }
+        let (parting, abrupt, left) = (None, false, NARROW_MAX);
+        Self { socket, heard, wide, left, parting, abrupt }
     }
 
     /// From now on a session's bytes may be in it: dropped before its peer has closed,
@@ -94,7 +94,7 @@ impl AsyncRead for Line {
         let came = buf.filled().len() - before;
         if came > 0 {
             line.heard.something();
-            if !line.admitted.load(Ordering::Relaxed) {
+            if !line.wide.load(Ordering::Relaxed) {
                 let Some(left) = line.left.checked_sub(came) else {
                     let error = "too much from a peer that has shown no right";
                     return Poll::Ready(Err(io::Error::other(error)));

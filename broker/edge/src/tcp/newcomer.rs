@@ -108,15 +108,21 @@ impl Newcomer {
         let mover = tokio::select! {
             biased;
             () = slot.displaced() => return Err(NotIn::Refused(Refusal::Handshakes)),
-            mover = handshake(Line::new(socket, slot.admitted()), &terms.tls, remote) => mover?,
+            mover = handshake(socket, &terms.tls, remote) => mover?,
         };
         Ok(Arrived { mover, remote, slot })
     }
 }
 
 /// Goes through both handshakes.
-async fn handshake(line: Line, tls: &TlsAcceptor, remote: SocketAddr) -> Result<Mover, NotIn> {
+async fn handshake(
+    socket: TcpStream,
+    tls: &TlsAcceptor,
+    remote: SocketAddr,
+) -> Result<Mover, NotIn> {
     let failed = NotIn::Refused(Refusal::Handshake);
+    let wide = Arc::default();
+    let line = Line::new(socket, Arc::clone(&wide));
     let mut tls = match tls.accept(line).await {
         Ok(tls) => tls,
         Err(error) => {
@@ -132,7 +138,7 @@ async fn handshake(line: Line, tls: &TlsAcceptor, remote: SocketAddr) -> Result<
     let heard = tls.get_mut().0.established();
     match rules().handshake(tls).await {
         Ok(http) => {
-            let shared = Shared::new(Peer { remote, alpn, exporter });
+            let shared = Shared::new(Peer { remote, alpn, exporter }, wide);
             Ok(Mover { http, heard, shared })
         }
         Err(error) => {

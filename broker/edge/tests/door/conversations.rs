@@ -6,9 +6,12 @@ use quinn::{Connection, ConnectionError, RecvStream, SendStream};
 use serde_json::{Value, json};
 use tegata_edge::Limits;
 use tegata_edge::wire::{FrameReader, FrameWriter, WireError};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::house::{BAD_FRAME, FIRST, FRAME_LIMIT, House, LONG, Server, ask, within};
+
+/// How long a write waits that finds no room.
+const PAUSE: Duration = Duration::from_secs(2);
 
 async fn talk(house: &House, server: &Server) -> (Connection, SendStream, RecvStream) {
     let connection = house.visitor(&[FIRST]).connect(server.address).await;
@@ -153,4 +156,27 @@ async fn a_peer_that_moves_is_known_by_its_new_address() {
         ask(&connection, "remote").await.unwrap(),
         ask(&connection, "remote now").await.unwrap()
     );
+}
+
+#[tokio::test]
+async fn whoever_has_shown_no_right_sends_two_frames_ahead_at_most() {
+    /// Two of the longest frames that a stranger may send.
+    const NARROW: usize = 8 * 1024;
+    let house = House::new();
+    let server = house.open(Limits::default());
+    for (word, least, most) in [("I am not done", 1, NARROW), ("widen", 16 * NARROW, 64 * NARROW)] {
+        let (connection, send, receive) = talk(&house, &server).await;
+        let word = json!({ "say": word });
+        let (mut writer, mut answers) = (FrameWriter::new(send), FrameReader::new(receive));
+        writer.write(&word, FRAME_LIMIT, soon()).await.unwrap();
+        assert_eq!(answers.read::<Value>(FRAME_LIMIT, soon()).await.unwrap(), word);
+
+        // Nobody reads this one, and a write waits where there is no room for it.
+        let (mut ahead, _receive) = connection.open_bi().await.unwrap();
+        let mut bytes = 0;
+        while let Ok(written) = timeout(PAUSE, ahead.write(&[0; 1024])).await {
+            bytes += written.unwrap();
+        }
+        assert!((least..=most).contains(&bytes), "{bytes} bytes after {word}");
+    }
 }

@@ -303,6 +303,10 @@ impl Echo {
                     deaf.store(true, Ordering::Relaxed);
                     word
                 }
+                Ok(word) if word["say"] == "widen" => {
+                    link.connection.widen();
+                    word
+                }
                 Ok(word) if word["say"] == "stumble" => {
                     stumble(&mut writer).await;
                     self.stumbled.notify_one();

@@ -12,15 +12,17 @@ use quinn_proto::{
     ClientConfig, Connection, ConnectionHandle, DatagramEvent, Dir, Endpoint, TransportConfig,
 };
 use quinn_udp::UdpSocketState;
+use serde_json::json;
 use tegata_edge::Limits;
+use tegata_parts::streams::Closed;
 use tegata_parts::streams::raw::{self, Raw};
 use tokio::net::TcpStream;
 use tokio::task::spawn_blocking;
 
-use crate::house::{FIRST, House, loopback, within};
+use crate::house::{FIRST, FRAME_LIMIT, House, loopback, within};
 
-/// What one connection may cost, and a margin for the allocator, in KiB.
-const ENOUGH: u64 = 12 * 1024;
+/// What a stranger may cost, and a margin for the allocator, in KiB.
+const ENOUGH: u64 = 4 * 1024;
 
 /// Returns the memory of this process, in KiB.
 fn resident() -> u64 {
@@ -161,4 +163,29 @@ async fn a_stranger_by_tcp_is_closed_before_it_costs_much() {
     let grown = most - before;
     println!("{grown} KiB");
     assert!(grown < ENOUGH, "{grown} KiB");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_by_tcp_of_single_bytes_is_closed_before_it_costs_much() {
+    /// HTTP/2's `ENHANCE_YOUR_CALM`.
+    const CALM: u32 = 0xb;
+    /// What the library may count up, and a margin for what it does not.
+    const MUCH: u64 = 12 * 1024;
+    let house = House::new();
+    let server = house.open(Limits::default());
+    let socket = within(TcpStream::connect(server.address)).await.expect("it listens");
+    let tls = Arc::new(house.tls(&[FIRST]));
+    let mut peer = within(Raw::connect(socket, tls)).await.expect("let in");
+    let word = tegata_proto::frame::write(&json!({ "say": "widen" }), FRAME_LIMIT).expect("short");
+    let asked = [raw::PREFACE, &raw::open(1), &raw::frame(raw::DATA, 0, 1, &word), &raw::open(3)];
+    peer.send(&asked.concat()).await.expect("it is heard");
+    // The answer is not read; whoever has it can be told no sooner than this.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+
+    let before = resident();
+    let closed = within(peer.say(&raw::frame(raw::DATA, 0, 3, b"x").repeat(200_000))).await;
+    assert_eq!(closed, Closed::Said(CALM));
+    let grown = resident().saturating_sub(before);
+    println!("{grown} KiB");
+    assert!(grown < MUCH, "{grown} KiB");
 }

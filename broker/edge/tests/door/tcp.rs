@@ -188,7 +188,7 @@ async fn a_whole_window_of_small_frames_may_wait_for_its_reader() {
     let streams = house.streams(&server).await;
     let (send, receive) = streams.open().await.unwrap();
     let (mut writer, mut answers) = (FrameWriter::new(send), FrameReader::new(receive));
-    let word = json!({ "say": "I am not done" });
+    let word = json!({ "say": "widen" });
     writer.write(&word, FRAME_LIMIT, soon()).await.unwrap();
     assert_eq!(answers.read::<Value>(FRAME_LIMIT, soon()).await.unwrap(), word);
 
@@ -214,6 +214,24 @@ async fn a_whole_window_of_small_frames_may_wait_for_its_reader() {
         let answer = answers.read::<Value>(FRAME_LIMIT, soon()).await;
         assert_eq!(answer.ok().as_ref(), Some(&movements), "frame {n}");
     }
+}
+
+#[tokio::test]
+async fn whoever_has_shown_no_right_is_closed_long_before_a_window_is_full() {
+    let house = House::new();
+    let server = house.open(Limits::default());
+    let streams = house.streams(&server).await;
+    let (send, receive) = streams.open().await.unwrap();
+    let (mut writer, mut answers) = (FrameWriter::new(send), FrameReader::new(receive));
+    let word = json!({ "say": "I am not done" });
+    writer.write(&word, FRAME_LIMIT, soon()).await.unwrap();
+    assert_eq!(answers.read::<Value>(FRAME_LIMIT, soon()).await.unwrap(), word);
+
+    let (mut send, _receive) = streams.open().await.unwrap();
+    let said = async { while send.write_all(&[0; 1024]).await.is_ok() {} };
+    let lost = answers.read::<Value>(FRAME_LIMIT, soon());
+    let ((), lost) = within(async { tokio::join!(said, lost) }).await;
+    assert!(matches!(lost, Err(WireError::Closed)), "{lost:?}");
 }
 
 #[tokio::test]

@@ -43,9 +43,6 @@ pub const CONTINUATION: u8 = 9;
 /// The flag of HEADERS and CONTINUATION that there is no more of them.
 pub const END_HEADERS: u8 = 4;
 
-/// The flag of SETTINGS that those of the other side hold now.
-const ACK: u8 = 1;
-
 /// A connection that says what it is told to.
 #[derive(Debug)]
 pub struct Raw {
@@ -98,38 +95,6 @@ impl Raw {
         }
     }
 
-    /// Begins, says this once the server's own windows hold (RFC 9113 §6.9.2) instead of
-    /// those that everybody has, and reads until the server resets a stream or ends it all.
-    ///
-    /// # Errors
-    ///
-    /// When the connection is gone before.
-    pub async fn overfill(mut self, bytes: &[u8]) -> io::Result<Overfilled> {
-        self.send(PREFACE).await?;
-        let is_room = |frame: &Frame| (frame.kind, frame.stream) == (WINDOW_UPDATE, 0);
-        while !is_room(&next(&mut self.stream).await?) {}
-        let bytes = [&frame(SETTINGS, ACK, 0, b""), bytes].concat();
-        let (mut hears, says) = tokio::io::split(self.stream);
-        let refused = async {
-            loop {
-                match next(&mut hears).await {
-                    Ok(Frame { kind: RST_STREAM, payload, .. }) => {
-                        return Overfilled::Stream(number(&payload));
-                    }
-                    Ok(Frame { kind: GOAWAY, payload, .. }) => {
-                        return Overfilled::Connection(payload.get(4..).map_or(0, number));
-                    }
-                    Ok(_) => {}
-                    Err(_) => return Overfilled::Cut,
-                }
-            }
-        };
-        tokio::select! {
-            never = say_only(says, &bytes) => match never {},
-            refused = refused => Ok(refused),
-        }
-    }
-
     /// Says this over and over without reading, until the server takes no more.
     pub async fn say_deafly(mut self, bytes: &[u8]) {
         while self.stream.write_all(bytes).await.is_ok() {}
@@ -153,21 +118,9 @@ impl Raw {
     }
 }
 
-/// How somebody is refused who sends more than there is room for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Overfilled {
-    /// The stream was reset with this code (RFC 9113 §7).
-    Stream(u32),
-    /// The connection was ended with it.
-    Connection(u32),
-    /// The connection was ended without a word.
-    Cut,
-}
-
 /// A frame that was heard.
 struct Frame {
     kind: u8,
-    stream: u32,
     payload: Vec<u8>,
 }
 
@@ -184,7 +137,7 @@ async fn next(hears: &mut (impl AsyncRead + Unpin)) -> io::Result<Frame> {
     hears.read_exact(&mut head).await?;
     let mut payload = vec![0; usize::from(u16::from_be_bytes([head[1], head[2]]))];
     hears.read_exact(&mut payload).await?;
-    Ok(Frame { kind: head[3], stream: number(&head[5..]), payload })
+    Ok(Frame { kind: head[3], payload })
 }
 
 /// Reads a number of 32 bits.
