@@ -21,8 +21,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// Pause where a busy gateway names none.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// How many attaches with the ticket may stay without an answer.
-const UNANSWERED_MAX: usize = 2;
+/// How many attaches with the ticket may be without an answer, one beside the other.
+const SILENT_MAX: usize = 2;
 
 /// Which of the two rights an attach shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,7 +83,7 @@ impl Attempts {
             return false;
         }
         self.doubt(link);
-        self.shown == Shown::Ticket && self.doubtful.len() < UNANSWERED_MAX
+        self.shown == Shown::Ticket && self.doubtful.len() < SILENT_MAX
     }
 
     /// An attach was refused, `elapsed` after the ticket arrived.
@@ -117,12 +117,13 @@ impl Attempts {
         if !self.open.is_empty() {
             return Next::Wait;
         }
+        if elapsed >= TICKET_LIFE {
+            return Next::Stop(Code::Unreachable.into());
+        }
         match self.shown {
-            Shown::Ticket if self.doubtful.len() < UNANSWERED_MAX && elapsed < TICKET_LIFE => {
-                Next::Again(Duration::ZERO)
-            }
-            Shown::Grant if elapsed < TICKET_LIFE => Next::Again(PAUSE),
-            Shown::Ticket | Shown::Grant => Next::Stop(Code::Unreachable.into()),
+            // It opens one link at most, however often it is shown.
+            Shown::Ticket if self.doubtful.len() < SILENT_MAX => Next::Again(Duration::ZERO),
+            Shown::Ticket | Shown::Grant => Next::Again(PAUSE),
         }
     }
 
@@ -206,12 +207,17 @@ mod tests {
     }
 
     #[test]
-    fn a_ticket_is_left_without_an_answer_twice_at_most() {
+    fn an_unanswered_ticket_is_tried_until_it_expires() {
         let mut attempts = begun();
         assert_eq!(attempts.unanswered(LinkNumber(1), SOON), Next::Again(Duration::ZERO));
-        attempts.begin();
-        let next = attempts.unanswered(LinkNumber(2), SOON);
-        assert_eq!(next, Next::Stop(Code::Unreachable.into()));
+        for link in [2, 3, 4].map(LinkNumber) {
+            assert_eq!(attempts.begin(), Some((Shown::Ticket, link)));
+            assert_eq!(attempts.unanswered(link, SOON), Next::Again(PAUSE));
+        }
+        assert_eq!(attempts.begin(), Some((Shown::Ticket, LinkNumber(5))));
+        let next = attempts.refused(LinkNumber(5), Code::TicketUsed.into(), SOON);
+        assert_eq!(next, Next::Again(Duration::ZERO));
+        assert_eq!(attempts.begin(), Some((Shown::Grant, LinkNumber(6))));
         let next = begun().unanswered(LinkNumber(1), LATE);
         assert_eq!(next, Next::Stop(Code::Unreachable.into()), "expired by now");
     }
@@ -234,15 +240,14 @@ mod tests {
     }
 
     #[test]
-    fn two_silent_attaches_are_enough() {
+    fn beside_two_silent_attaches_no_other_is_begun() {
         let mut attempts = begun();
         assert!(attempts.fell_silent(LinkNumber(1)));
         attempts.begin();
         assert!(!attempts.fell_silent(LinkNumber(2)));
         assert!(!attempts.fell_silent(LinkNumber(7)), "never begun");
         assert_eq!(attempts.unanswered(LinkNumber(2), SOON), Next::Wait);
-        let next = attempts.unanswered(LinkNumber(1), SOON);
-        assert_eq!(next, Next::Stop(Code::Unreachable.into()));
+        assert_eq!(attempts.unanswered(LinkNumber(1), SOON), Next::Again(PAUSE));
     }
 
     #[test]

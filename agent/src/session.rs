@@ -189,7 +189,10 @@ impl Agent {
                         }
                         Err(AttachError::Link(error)) => {
                             tracing::debug!(%link, %error, "An attach was not answered");
-                            attempts.unanswered(link, elapsed)
+                            match attempts.unanswered(link, elapsed) {
+                                Next::Stop(_) => return Err(error.into()),
+                                next => next,
+                            }
                         }
                     };
                     match next {
