@@ -11,7 +11,8 @@ use std::path::Path;
 #[path = "../fuzz/src/lib.rs"]
 pub mod tegata_fuzz;
 
-use tegata_fuzz::TARGETS;
+use tegata_broker::flows::login::{CHOICE_DEADLINE, HELLO_DEADLINE, PASSWORD_DEADLINE};
+use tegata_fuzz::{TARGETS, login_desk};
 
 #[test]
 fn every_kept_input_of_every_target_keeps_its_promises() {
@@ -32,5 +33,22 @@ fn every_kept_input_of_every_target_keeps_its_promises() {
             println!("{}", input.display());
             target(&fs::read(&input).unwrap());
         }
+    }
+}
+
+#[test]
+fn an_agent_that_falls_silent_is_waited_for_until_its_deadline_and_no_longer() {
+    // Directory and store answer at once and well, two pools are open, and the agent reads.
+    const WELL: [u8; 8] = [0; 8];
+    const HELLO: u8 = 0;
+    // Of this login, sato, right, in any realm.
+    const PASSWORD: [u8; 5] = [2, 0, 0, 0, 0];
+    for (said, waited) in [
+        (vec![], HELLO_DEADLINE),
+        (vec![HELLO], PASSWORD_DEADLINE),
+        ([&[HELLO], &PASSWORD[..]].concat(), CHOICE_DEADLINE),
+    ] {
+        let held = login_desk::held(&[&WELL[..], &said].concat());
+        assert_eq!(held, waited, "{said:?}");
     }
 }

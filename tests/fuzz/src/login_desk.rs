@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tegata_agent::identity::Identity;
-use tegata_broker::flows::login::Line;
+use tegata_broker::flows::login::{CHOICE_DEADLINE, HELLO_DEADLINE, Line, PASSWORD_DEADLINE};
 use tegata_proto::PROTOCOL_VERSION;
 use tegata_proto::encoding::Bytes;
 use tegata_proto::frame::{self, Decoder, LIMIT_AFTER};
@@ -28,7 +28,14 @@ use super::script::Script;
 /// Most that an agent does in one run.
 const EVENTS: usize = 40;
 
-/// Longer than all deadlines of a login together.
+/// Longer than all deadlines of a login together, with what directory, store and queues may
+/// take.
+const LONGEST: Duration = HELLO_DEADLINE
+    .saturating_add(PASSWORD_DEADLINE)
+    .saturating_add(CHOICE_DEADLINE)
+    .saturating_add(Duration::from_mins(6));
+
+/// How long an agent stays that says nothing more.
 const AGES: Duration = Duration::from_hours(1);
 
 /// What fits onto the line before somebody reads.
@@ -40,13 +47,18 @@ const TXN: Transaction = Bytes([5; 16]);
 
 /// Reads the bytes as what directory and store answer, and then as what an agent does.
 pub fn run(bytes: &[u8]) {
+    held(bytes);
+}
+
+/// The same; returns for how long the broker went on with the login.
+pub fn held(bytes: &[u8]) -> Duration {
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     // Nobody waits in earnest: time goes on when there is nothing else to do.
     let runtime = runtime.enable_time().start_paused(true).build().expect("a clock");
-    runtime.block_on(login(Script::new(bytes)));
+    runtime.block_on(login(Script::new(bytes)))
 }
 
-async fn login(mut script: Script<'_>) {
+async fn login(mut script: Script<'_>) -> Duration {
     let office = Office::of(&mut script);
     let desk = Office::desk(&office).await;
     let reads = script.pick(&[true, false]);
@@ -56,11 +68,15 @@ async fn login(mut script: Script<'_>) {
     let wire = Wire { gone: watch::Sender::new(false), closing: watch::Sender::new(false) };
 
     let began = Instant::now();
-    let held = timeout(AGES, desk.hold(&wire, receive, send, TXN, began));
+    let held = async {
+        let held = timeout(LONGEST, desk.hold(&wire, receive, send, TXN, began)).await;
+        assert!(held.is_ok(), "a login without an end");
+        began.elapsed()
+    };
     let speaks = speaks(say, &office, &wire, script);
     let (held, (), heard) = tokio::join!(held, speaks, hears(hear, reads));
-    assert!(held.is_ok(), "a login without an end");
     check(&heard, &office);
+    held
 }
 
 /// The connection, apart from its stream.
