@@ -399,3 +399,27 @@ async fn somebody_known_comes_in_where_strangers_have_used_up_the_tries() {
     let most = STRANGERS_TRIES + KEPT_FOR_FAMILIAR;
     assert_eq!(scene.binds(), most + 1, "failures there have an end too");
 }
+
+#[tokio::test(start_paused = true)]
+async fn names_that_were_refused_lately_wait_apart() {
+    let scene = scene(ms(10), ms(1_000), |_| {});
+    let guess = |n: usize| {
+        let scene = &scene;
+        async move { scene.tries(&format!("203.0.113.{n}"), &format!("user-{n}"), "wrong").await.0 }
+    };
+    let guesses = 3 * scene.fake.serves_at_once();
+    assert_eq!(at_once((0..guesses).map(guess)).await, vec![Some(Code::Refused); guesses]);
+
+    let innocent = |n: usize| {
+        let scene = &scene;
+        async move { scene.tries("198.51.100.1", &format!("user-other-{n}"), "right").await }
+    };
+    let innocents = async {
+        // Those who guess are there first.
+        sleep(ms(5)).await;
+        let slots = scene.fake.serves_at_once();
+        futures_util::future::join_all((0..slots).map(innocent)).await
+    };
+    let (_, told) = tokio::join!(at_once((0..guesses).map(guess)), innocents);
+    assert!(told.iter().all(|told| *told == (None, ms(1_010))), "{told:?}");
+}
