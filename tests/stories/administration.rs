@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::fs;
+use std::net::{TcpListener, UdpSocket};
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
@@ -450,6 +451,12 @@ fn a_bad_configuration_is_told_whole_and_opens_no_socket() -> Result<()> {
     fs::write(&config, toml::to_string(&text)?)?;
     fs::set_permissions(site.join("signing.key"), fs::Permissions::from_mode(0o644))?;
 
+    // Whoever opened a socket first would find that it is taken, and end with 70.
+    let _taken = (
+        UdpSocket::bind(("127.0.0.1", udp))?,
+        TcpListener::bind(("127.0.0.1", udp))?,
+        TcpListener::bind(("127.0.0.1", tcp))?,
+    );
     for command in ["check-config", "run"] {
         let output = Command::new(&broker).args([command, "--config"]).arg(&config).output()?;
         assert_eq!(output.status.code(), Some(78), "{command}");

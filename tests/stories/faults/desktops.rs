@@ -1,8 +1,8 @@
 //! Desktops die or misbehave at each moment of a session; only the one who sits
 //! there notices.
 
-use std::io::{Read as _, Write as _};
-use std::net::SocketAddr;
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -62,6 +62,32 @@ fn a_desktop_that_is_dead_is_passed_over_and_two_dead_ones_are_the_end() -> Resu
     states.retain(|desktop| !desktop["user"].is_null());
     assert!(states.is_empty(), "nobody is left on a dead desktop: {states:?}");
     Ok(())
+}
+
+#[test]
+fn a_desktop_that_was_switched_off_is_given_up() -> Result<()> {
+    let (off, own) = (FakeDesktop::echo(b"")?, FakeDesktop::echo(b"")?);
+    let address = off.address();
+    let site = office(&[("sato", &[address]), ("tanaka", &[own.address()])])?;
+    let tanaka = site.login("tanaka", PASSWORD)?;
+    let mut work = tanaka.desktop()?;
+
+    // Nobody says no there: with its queue full, the kernel drops what asks for a connection.
+    drop(off);
+    let listener = TcpListener::bind(address)?;
+    rustix::net::listen(&listener, 0)?;
+    let _queued = TcpStream::connect(address)?;
+    let late = TcpStream::connect_timeout(&address, Duration::from_millis(100));
+    ensure!(late.is_err_and(|error| error.kind() == ErrorKind::TimedOut), "it takes connections");
+    let mut sato = site.login("sato", PASSWORD)?;
+    let told = sato.exit()?;
+    // The second login may find that it is out of use.
+    ensure!([31, 40].contains(&told), "{told}: {}", sato.log());
+    ensure!(site.log().contains("the desktop did not answer within"), "{}", site.log());
+    let api = site.api()?;
+    let states = api.desktops("sato")?;
+    ensure!(states[0]["user"].is_null() && states[0]["state"] == "quarantined", "{states:?}");
+    echo(&mut work, "beside one that is off")
 }
 
 #[test]
@@ -140,7 +166,7 @@ fn a_desktop_that_is_silent_deaf_or_endless_harms_its_own_session_only() -> Resu
     Ok(())
 }
 
-fn write_until_stuck(stream: &mut std::net::TcpStream) -> usize {
+fn write_until_stuck(stream: &mut TcpStream) -> usize {
     let block = vec![0; 64 * 1024];
     let mut sent = 0;
     while sent < ENOUGH {

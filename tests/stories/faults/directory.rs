@@ -3,9 +3,10 @@
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::json;
 use tegata_parts::ca::TestCa;
 use tegata_parts::fake::FakeDesktop;
@@ -17,10 +18,12 @@ use tegata_proto::login::BrokerMessage;
 use tegata_tests::chaos::relay::Relay;
 use tegata_tests::chaos::schedule::Schedule;
 use tegata_tests::chaos::weather::Weather;
+use tegata_tests::sins::{DEADLINE, SLACK};
 use tegata_tests::site::{Builder, Site, pool};
 use tegata_tests::staff::{Login, echo};
 use tegata_tests::stranger::{self, Keys};
 use tegata_tests::wait;
+use tokio::task::JoinSet;
 
 use super::{PASSWORD, tell};
 
@@ -29,6 +32,10 @@ const FLAPS: usize = 3;
 
 /// How long a login is under way before the wire changes.
 const PAUSE: Duration = Duration::from_millis(30);
+
+/// How many come at once to a directory that is silent: if each of them found that out for
+/// themselves, the last would wait for nearly a minute.
+const CROWD: usize = 200;
 
 /// A ministry whose directory is behind a wire.
 struct Ministry {
@@ -84,6 +91,37 @@ impl Ministry {
         Ok(())
     }
 
+    /// A crowd tries to log in at once, and each is told that nobody can be asked now, the
+    /// last of them about as soon as the first.
+    fn turns_a_crowd_away(&self, fault: &str) -> Result<()> {
+        let (to, keys) = (self.site.listen(), Arc::new(Keys::generate()?));
+        let began = Instant::now();
+        let told = tokio::runtime::Runtime::new()?.block_on(async {
+            let mut crowd = JoinSet::new();
+            for n in 0..CROWD {
+                let (keys, name) = (Arc::clone(&keys), format!("nobody-{n}"));
+                crowd.spawn(async move {
+                    let answer = stranger::login(to, &keys, &name, PASSWORD).await?;
+                    match &answer {
+                        BrokerMessage::Error(failure) if failure.code == Code::Unavailable => {
+                            Ok(began.elapsed())
+                        }
+                        _ => bail!("{name}: {answer:?}"),
+                    }
+                });
+            }
+            crowd.join_all().await
+        });
+        let took = told.into_iter().collect::<Result<Vec<_>>>()?;
+        let (first, last) = (took.iter().min(), took.iter().max().copied().unwrap_or_default());
+        tell(&json!({
+            "story": "directory", "fault": fault, "crowd": CROWD,
+            "first_ms": first.map(Duration::as_millis), "last_ms": last.as_millis(),
+        }));
+        ensure!(last < DEADLINE + SLACK, "{fault}: the last was told after {last:?}");
+        Ok(())
+    }
+
     /// Sato gets in, as soon as the directory is used again.
     fn lets_sato_in(&self) -> Result<Login> {
         wait::until("the directory to be used again", || {
@@ -111,6 +149,9 @@ fn a_directory_that_does_not_answer_lets_nobody_in_and_puts_nobody_out() -> Resu
         ("closes what it accepts", Habit::Cut),
     ] {
         ministry.wire.set(habit);
+        if habit == Habit::Silent {
+            ministry.turns_a_crowd_away(fault)?;
+        }
         ministry.turns_sato_away(fault, 25)?;
         echo(&mut work, fault)?;
         ministry.wire.set(Habit::Good);

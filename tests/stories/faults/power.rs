@@ -1,22 +1,23 @@
 //! The broker is killed in the rush of nine o'clock, again and again, and comes
 //! back on the same store; so do the people.
 
-use std::fs;
+use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 use tegata_parts::fake::FakeDesktop;
 use tegata_proto::code::Code;
 use tegata_tests::crowd::{Farewell, Stay, Witness, stay};
 use tegata_tests::dice::{Dice, long};
 use tegata_tests::evidence::{integrity, judge, tamper};
-use tegata_tests::history::Violation;
-use tegata_tests::site::{Site, crowd_name, pool};
+use tegata_tests::history::{Heard, Violation};
+use tegata_tests::site::{Site, crowd_name, pool, program};
 use tegata_tests::wait;
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -190,7 +191,13 @@ fn a_store_that_was_tampered_with_is_found_out() -> Result<()> {
     // All of it into the one file, to be put back after each plant.
     tamper(&site.store(), "PRAGMA wal_checkpoint(TRUNCATE)")?;
     let whole = fs::read(site.store())?;
-    let plants: [(&str, IsIt); 5] = [
+    let plants: [(&str, IsIt); 6] = [
+        (
+            "UPDATE audit SET desktop = (SELECT desktop FROM audit WHERE seq = \
+             (SELECT min(seq) FROM audit WHERE action = 'session.requested')) WHERE seq = \
+             (SELECT max(seq) FROM audit WHERE action = 'session.requested')",
+            |found| matches!(found, Violation::HeldTwice { .. }),
+        ),
         (
             "DELETE FROM audit WHERE seq = (SELECT max(seq) FROM audit WHERE action = 'session.active')",
             |found| matches!(found, Violation::Gap { .. }),
@@ -214,8 +221,26 @@ fn a_store_that_was_tampered_with_is_found_out() -> Result<()> {
         tamper(&site.store(), sql)?;
         let (_, found) = judge(&site, &heard)?;
         assert!(found.iter().any(is_it), "after {sql}: {found:?}");
+        let (ended, told) = by_hand(&site, &heard)?;
+        ensure!(ended == Some(1) && told["violations"] != json!([]), "after {sql}: {told}");
         fs::write(site.store(), &whole)?;
     }
-    assert_eq!(judge(&site, &heard)?.1, vec![], "as it was");
+    let (trail, found) = judge(&site, &heard)?;
+    assert_eq!(found, vec![], "as it was");
+    let (ended, told) = by_hand(&site, &heard)?;
+    ensure!(ended == Some(0) && told["records"] == trail.len(), "{told}");
     Ok(())
+}
+
+/// Judges as somebody at a keyboard does, and returns the program's exit number and its words.
+fn by_hand(site: &Site, heard: &[Heard]) -> Result<(Option<i32>, Value)> {
+    let [audit, ears] = ["audit.jsonl", "heard.jsonl"].map(|name| site.scratch().join(name));
+    let mut export = Command::new(program("tegata-broker")?);
+    export.args(["audit-export", "--config"]).arg(site.path("broker.toml"));
+    ensure!(export.stdout(File::create(&audit)?).status()?.success(), "no trail");
+    let lines = heard.iter().map(serde_json::to_string).collect::<Result<Vec<_>, _>>()?;
+    fs::write(&ears, lines.join("\n"))?;
+    let mut judge = Command::new(program("tegata-history")?);
+    let output = judge.args([audit, ears, site.store()]).output()?;
+    Ok((output.status.code(), serde_json::from_slice(&output.stdout)?))
 }
