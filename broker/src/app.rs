@@ -57,7 +57,7 @@ use crate::metrics::Metrics;
 use crate::ports::clock::Clock;
 use crate::ports::directory::Directory;
 use crate::ports::store::{Actor, PutPool, PutPoolError, Store, StoreError};
-use crate::reconcile::Passes;
+use crate::reconcile::{Outage, Passes};
 
 mod config;
 mod descriptors;
@@ -230,6 +230,7 @@ impl App {
             refusals,
             metrics,
             store_answers: readiness.condition("store"),
+            outage: Outage::default(),
         });
 
         let roles = vec![

@@ -6,7 +6,7 @@
 //! counted in between. Each may be run at any time, any number of times.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tegata_domain::time::Timestamp;
@@ -20,11 +20,12 @@ use crate::flows::followup::Followups;
 use crate::flows::redeem::TELL_AGAIN;
 use crate::flows::refusals::Refusals;
 use crate::metrics::Metrics;
+use crate::ports::clock::Jump;
 use crate::ports::prober::Prober;
 use crate::ports::store::Followup;
 use tegata_edge::operations::Condition;
 
-use self::watch::{Jump, Watch};
+use self::watch::Watch;
 
 mod detached;
 mod probes;
@@ -38,9 +39,9 @@ const EVERY: Duration = Duration::from_secs(1);
 /// How long the store may take to write before it counts as gone.
 const STORE_LIMIT: Duration = Duration::from_secs(2);
 
-/// How long nothing is settled after the store was gone, so that what could not be told
-/// meanwhile is heard first: a session whose attach was not recorded is at work.
-const AFTER_OUTAGE: Duration = TELL_AGAIN.saturating_add(EVERY);
+/// How long nothing is settled after the store has refused a write, so that what could not
+/// be told meanwhile is heard first: a session whose attach was not recorded is at work.
+const AFTER_OUTAGE: Duration = TELL_AGAIN.saturating_mul(2).saturating_add(EVERY);
 
 /// Most sessions or desktops that one pass settles.
 const BATCH: u32 = 64;
@@ -72,6 +73,28 @@ pub struct Passes {
     pub metrics: Metrics,
     /// Whether the store answers, for `/readyz`.
     pub store_answers: Condition,
+    /// When it did not.
+    pub outage: Outage,
+}
+
+/// When the store has refused a write last. One that is only slow has refused none.
+#[derive(Debug, Default)]
+pub struct Outage(Mutex<Option<Instant>>);
+
+impl Outage {
+    fn is_seen(&self) {
+        *self.last() = Some(Instant::now());
+    }
+
+    /// Tells whether all that was told in vain has been told again by now.
+    fn is_over(&self) -> bool {
+        self.last().is_none_or(|last| last.elapsed() >= AFTER_OUTAGE)
+    }
+
+    fn last(&self) -> MutexGuard<'_, Option<Instant>> {
+        // Each change is whole, so a poisoned lock hides nothing.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Passes {
@@ -79,16 +102,10 @@ impl Passes {
     pub async fn deadlines(self: Arc<Self>, cancelled: CancellationToken) {
         let mut asked: HashMap<(DesktopId, bool), Instant> = HashMap::new();
         let mut watch = self.look();
-        let (mut answered, mut settle_from) = (false, watch.running);
         let mut timer = ticker();
         while tick(&mut timer, &cancelled).await {
             let seen = self.look();
-            if self.store_answers.holds() {
-                answered = true;
-            } else if answered {
-                settle_from = seen.running + AFTER_OUTAGE;
-            }
-            if seen.running < settle_from || !self.allow_for(watch.jump(seen), seen.wall).await {
+            if !self.outage.is_over() || !self.allow_for(watch.jump(seen), seen.wall).await {
                 continue;
             }
             watch = seen;
@@ -96,6 +113,7 @@ impl Passes {
                 Ok(due) => due,
                 Err(error) => {
                     warn!(error = &error as &dyn std::error::Error, "Deadlines not settled");
+                    self.outage.is_seen();
                     continue;
                 }
             };
@@ -118,19 +136,14 @@ impl Passes {
         Watch { wall: self.followups.clock.now(), running: Instant::now() }
     }
 
-    /// Puts off what is not due yet where the clock has jumped ahead; tells whether that
-    /// is done. What a clock that was set back has left is mended where it is met.
+    /// Has deadlines allow for a clock that was set; tells whether that is done.
     async fn allow_for(&self, jump: Option<Jump>, now: Timestamp) -> bool {
-        match jump {
-            None => return true,
-            Some(Jump::Ahead(by)) => {
-                if let Err(error) = self.followups.store.postpone(by, now).await {
-                    warn!(error = &error as &dyn std::error::Error, "Deadlines not put off");
-                    return false;
-                }
-                warn!(?by, "The clock jumped ahead, what was not due yet is put off");
-            }
-            Some(Jump::Back(by)) => warn!(?by, "The clock was set back"),
+        let Some(jump) = jump else { return true };
+        warn!(?jump, "The clock was set, deadlines are to allow for it");
+        if let Err(error) = self.followups.store.clock_jumped(jump, now).await {
+            warn!(error = &error as &dyn std::error::Error, "Deadlines do not allow for it yet");
+            self.outage.is_seen();
+            return false;
         }
         self.metrics.clock_jumped();
         true
@@ -148,6 +161,7 @@ impl Passes {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => {
                     warn!(error = &error as &dyn std::error::Error, "Store does not answer");
+                    self.outage.is_seen();
                 }
                 Err(_) => warn!("Store takes too long to answer"),
             }

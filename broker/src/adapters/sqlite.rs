@@ -50,8 +50,9 @@ pub use self::writer::Writer;
 
 use self::batch::Batch;
 use self::desktops::{Observed, Probed};
-use self::events::{Due, Postpone, Recover};
+use self::events::{Due, Jumped, Recover};
 use self::writer::{Command, Commands};
+use crate::ports::clock::Jump;
 use crate::ports::store::{
     Assign, AssignError, Assigned, AuditRecord, Census, DesktopRecord, EventError, Familiarity,
     Followup, LogOff, Moved, MovedError, OccupancyTarget, Place, PoolChange, PoolStanding,
@@ -283,8 +284,8 @@ impl Store for SqliteStore {
         self.commands.send(Due { now, limit }).await
     }
 
-    async fn postpone(&self, by: Duration, now: Timestamp) -> Result<(), StoreError> {
-        self.commands.send(Postpone { by, now }).await
+    async fn clock_jumped(&self, jump: Jump, now: Timestamp) -> Result<(), StoreError> {
+        self.commands.send(Jumped { jump, now }).await
     }
 
     async fn detached(

@@ -39,6 +39,7 @@ use tegata_proto::key::Thumbprint;
 use tegata_proto::policy::{Policy, Protocol, Security};
 use uuid::Uuid;
 
+use crate::ports::clock::Jump;
 use crate::ports::signer::TokenKind;
 
 /// Time between two probes of a desktop that could become ready.
@@ -154,11 +155,11 @@ pub trait Store: Familiarity {
     /// `limit` of each; who is left out comes in a later pass.
     async fn due(&self, now: Timestamp, limit: u32) -> Result<Vec<Followup>, StoreError>;
 
-    /// Puts off what was not due yet, after a clock that has jumped ahead by `by` to
-    /// `now`: nobody has had that time. Nothing is put off by more than it may take from
-    /// `now` on. Who does not come back within a grace is waited for as long as before the
-    /// jump, and a session with a limit ends as much later.
-    async fn postpone(&self, by: Duration, now: Timestamp) -> Result<(), StoreError>;
+    /// Allows for a clock that was set, and shows `now`. Where it has jumped ahead nobody has
+    /// had that time: what was not due yet is put off, and limits and the age of a password
+    /// count without it. Where it was set back, that is taken back. Either way nobody without
+    /// a link is waited for longer than their pool's grace from `now` on.
+    async fn clock_jumped(&self, jump: Jump, now: Timestamp) -> Result<(), StoreError>;
 
     /// Lists sessions without a link, with the desktops that may know more, after
     /// the given session, by id, at most `limit`.

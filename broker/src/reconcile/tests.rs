@@ -85,6 +85,7 @@ fn passes(followups: Followups) -> Passes {
         refusals: Arc::new(Refusals::new()),
         metrics: Metrics::register(&mut Registry::default()),
         store_answers: Readiness::new().condition("store"),
+        outage: Outage::default(),
     }
 }
 
@@ -161,20 +162,17 @@ async fn what_was_told_in_vain_is_heard_before_anything_is_settled() {
     office.wait(GRACE);
     let sato = office.login("sato").await.unwrap();
     office.redeem(&sato).await.unwrap();
-    let clock = Wall::set_to(office.now.after(STARTING_LIMIT.saturating_sub(EVERY)));
-    let passes = passes(Followups { clock: clock.clone(), ..followups(&office) });
-    let store_answers = passes.store_answers.clone();
-    store_answers.set(true);
+    let clock = Wall::set_to(office.now.after(STARTING_LIMIT.saturating_sub(3 * EVERY)));
+    let passes = Arc::new(passes(Followups { clock: clock.clone(), ..followups(&office) }));
     let cancelled = CancellationToken::new();
     let mut running = JoinSet::new();
-    running.spawn(Arc::new(passes).deadlines(cancelled.clone()));
+    running.spawn(Arc::clone(&passes).deadlines(cancelled.clone()));
     timeout(PATIENCE, ends(&office, late.sid)).await.expect("the pass is on");
 
-    store_answers.set(false);
     while clock.now() < office.now.after(STARTING_LIMIT + EVERY) {
+        passes.outage.is_seen();
         sleep(Duration::from_millis(20)).await;
     }
-    store_answers.set(true);
     sleep(TELL_AGAIN).await;
     // As it was when it happened.
     office.tell(sato.sid, Event::Attached).await.unwrap();

@@ -5,6 +5,8 @@ use std::time::Duration;
 use tegata_domain::time::Timestamp;
 use tokio::time::Instant;
 
+use crate::ports::clock::Jump;
+
 /// How far the time of day may leave the time that passes, between two looks, without
 /// having been set: as far as two machines' clocks may differ.
 const LEEWAY: Duration = Duration::from_secs(tegata_proto::claims::LEEWAY_S);
@@ -15,15 +17,6 @@ const LEEWAY: Duration = Duration::from_secs(tegata_proto::claims::LEEWAY_S);
 pub(super) struct Watch {
     pub(super) wall: Timestamp,
     pub(super) running: Instant,
-}
-
-/// How the clock on the wall was set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Jump {
-    /// It shows that much more time than has passed.
-    Ahead(Duration),
-    /// That much less.
-    Back(Duration),
 }
 
 impl Watch {

@@ -4,6 +4,7 @@
 //! out by itself what changed and what the audit trail has to be told.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use sqlx::SqliteConnection;
 use sqlx::sqlite::SqliteRow;
@@ -29,7 +30,7 @@ macro_rules! loaded_columns {
     () => {
         concat!(
             "p.spec, s.sid, s.user, s.state, s.deadline, s.cause, s.link, s.boot, s.exporter, \
-             s.incarnation, s.class, s.policy, s.created_at, s.password_at, s.ends_at, \
+             s.incarnation, s.class, s.policy, s.created_at, s.password_at, s.ahead, s.ends_at, \
              (SELECT l.ended_at IS NULL FROM links l WHERE l.sid = s.sid AND l.number = s.link) \
                 AS link_open, ",
             $crate::adapters::sqlite::row::desktop_columns!()
@@ -311,7 +312,9 @@ pub(super) fn read_session(
 ) -> Result<Option<(SessionId, session::State, Facts)>, StoreError> {
     let columns = Columns::of("session", row);
     let Some(sid) = columns.optional_id("sid")? else { return Ok(None) };
-    let began = columns.time("created_at")?;
+    let ahead = Duration::from_millis(columns.unsigned("ahead")?);
+    let since = |column| Ok::<_, StoreError>(columns.time(column)?.after(ahead));
+    let (began, password_at) = (since("created_at")?, since("password_at")?);
     let facts = Facts {
         user: columns.parse("user")?,
         link: LinkNumber(columns.get::<i64>("link")?.cast_unsigned()),
@@ -321,7 +324,7 @@ pub(super) fn read_session(
         incarnation: Incarnation(columns.unsigned("incarnation")?),
         policy: columns.optional_json("policy")?,
         class: columns.get("class")?,
-        arrival: Arrival { began, password_at: columns.time("password_at")? },
+        arrival: Arrival { began, password_at },
         ends_at: columns.optional_time("ends_at")?,
     };
     Ok(Some((SessionId(sid), row::session_state(&columns)?, facts)))

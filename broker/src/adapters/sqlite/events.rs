@@ -17,6 +17,7 @@ use super::assignment::{Facts, Loaded, corrupt, loaded_columns, read_session};
 use super::batch::Batch;
 use super::row::{self, Columns};
 use super::writer::Command;
+use crate::ports::clock::Jump;
 use crate::ports::store::{
     Actor, AuditRecord, EventError, FAMILIAR_FOR, Followup, SessionEvent, StoreError, action,
 };
@@ -293,33 +294,67 @@ impl Command for Due {
     }
 }
 
-/// Puts off what was not due before the clock jumped ahead.
-pub(super) struct Postpone {
-    pub(super) by: Duration,
+/// Allows for a clock that was set.
+pub(super) struct Jumped {
+    pub(super) jump: Jump,
     pub(super) now: Timestamp,
 }
 
 #[async_trait]
-impl Command for Postpone {
+impl Command for Jumped {
     type Answer = ();
 
     async fn perform(&self, tx: &mut SqliteConnection) -> Result<(), StoreError> {
-        let by = i64::try_from(self.by.as_millis()).unwrap_or(i64::MAX);
-        let (before, now) = (row::millis(self.now.before(self.by)), row::millis(self.now));
+        let (what, by) = match self.jump {
+            Jump::Ahead(by) => ("ahead_ms", by),
+            Jump::Back(by) => ("back_ms", by),
+        };
+        match self.jump {
+            Jump::Ahead(by) => self.put_off(tx, by).await?,
+            Jump::Back(by) => self.take_back(tx, by).await?,
+        }
+        // By the clock of before, or while nobody had looked.
+        sqlx::query(
+            "UPDATE sessions SET deadline = min(deadline, ?1 + \
+             (SELECT json_extract(spec, '$.grace_ms') FROM pools WHERE name = sessions.pool)) \
+             WHERE state = 'detached'",
+        )
+        .bind(row::millis(self.now))
+        .execute(&mut *tx)
+        .await?;
+        let mut batch = Batch::new();
+        let record = AuditRecord {
+            at: self.now,
+            action: action::CLOCK_JUMPED.to_owned(),
+            actor: Actor::Broker,
+            sid: None,
+            desktop: None,
+            detail: [(what.to_owned(), by.as_millis().to_string())].into(),
+        };
+        row::save_audit(&mut batch, &record)?;
+        batch.run(tx).await
+    }
+}
+
+impl Jumped {
+    /// What was due before stays so.
+    async fn put_off(&self, tx: &mut SqliteConnection, by: Duration) -> Result<(), StoreError> {
+        let before = row::millis(self.now.before(by));
+        let by = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
         // A sum past the column's range is a REAL, and never the lesser of the two.
         sqlx::query(
             "UPDATE sessions SET deadline = min(deadline + ?1, iif(state = 'detached', ?2, ?3)) \
              WHERE deadline > ?4",
         )
         .bind(by)
-        .bind(row::millis(self.now.after(GRACE_MAX)))
+        .bind(i64::MAX)
         .bind(row::millis(self.now.after(REQUESTED_LIMIT.max(STARTING_LIMIT))))
         .bind(before)
         .execute(&mut *tx)
         .await?;
         sqlx::query(
-            "UPDATE sessions SET ends_at = min(ends_at + ?1, ?2) \
-             WHERE ends_at > ?3 AND state <> 'ended' AND state <> 'ending'",
+            "UPDATE sessions SET ahead = min(ahead + ?1, ?2), ends_at = min(ends_at + ?1, ?2) \
+             WHERE state <> 'ended' AND state <> 'ending' AND (ends_at IS NULL OR ends_at > ?3)",
         )
         .bind(by)
         .bind(i64::MAX)
@@ -328,20 +363,21 @@ impl Command for Postpone {
         .await?;
         sqlx::query("UPDATE desktops SET since = min(since + ?1, ?2) WHERE state = 'recycling'")
             .bind(by)
-            .bind(now)
-            .execute(&mut *tx)
+            .bind(row::millis(self.now))
+            .execute(tx)
             .await?;
-        let mut batch = Batch::new();
-        let record = AuditRecord {
-            at: self.now,
-            action: action::CLOCK_JUMPED.to_owned(),
-            actor: Actor::Broker,
-            sid: None,
-            desktop: None,
-            detail: [("ahead_ms".to_owned(), self.by.as_millis().to_string())].into(),
-        };
-        row::save_audit(&mut batch, &record)?;
-        batch.run(tx).await
+        Ok(())
+    }
+
+    async fn take_back(&self, tx: &mut SqliteConnection, by: Duration) -> Result<(), StoreError> {
+        sqlx::query(
+            "UPDATE sessions SET ahead = ahead - min(ahead, ?1), \
+             ends_at = ends_at - min(ahead, ?1) WHERE ahead > 0 AND state <> 'ended'",
+        )
+        .bind(i64::try_from(by.as_millis()).unwrap_or(i64::MAX))
+        .execute(tx)
+        .await?;
+        Ok(())
     }
 }
 

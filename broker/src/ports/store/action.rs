@@ -52,7 +52,7 @@ pub const SESSION_ENDED: &str = "session.ended";
 pub const TICKET_REFUSED: &str = "ticket.refused";
 /// The same of a resume grant.
 pub const GRANT_REFUSED: &str = "grant.refused";
-/// The broker's clock jumped ahead, and what was not due yet is put off by that: `ahead_ms`.
+/// The broker's clock was set, and deadlines allow for it: `ahead_ms` or `back_ms`.
 pub const CLOCK_JUMPED: &str = "clock.jumped";
 /// Logins were refused within a minute: `prefix`, `code`, `count`.
 pub const LOGIN_REFUSED: &str = "login.refused";

@@ -18,7 +18,7 @@ use tegata_broker::flows::sign_in::{SignIn, SourceRules};
 use tegata_broker::flows::tokens::Tokens;
 use tegata_broker::flows::waiting::WaitingRooms;
 use tegata_broker::metrics::Metrics;
-use tegata_broker::ports::clock::Clock;
+use tegata_broker::ports::clock::{Clock, Jump};
 use tegata_broker::ports::directory::{
     Directory, DirectoryError, Found, LoginName, NonEmptyPassword, Person, Reason, Verdict,
 };
@@ -347,7 +347,7 @@ impl Store for Office {
         unasked()
     }
 
-    async fn postpone(&self, _: Duration, _: Timestamp) -> Result<(), StoreError> {
+    async fn clock_jumped(&self, _: Jump, _: Timestamp) -> Result<(), StoreError> {
         unasked()
     }
 

@@ -9,6 +9,7 @@ use tegata_proto::id::{Epoch, LinkNumber};
 use uuid::Uuid;
 
 use super::{BOOT, Bench, GRACE, Office, keiri};
+use crate::ports::clock::Jump;
 use crate::ports::store::{
     Actor, AssignError, EventError, Followup, LogOff, OccupancyTarget, action,
 };
@@ -155,7 +156,7 @@ pub(crate) async fn a_clock_that_jumps_ahead_takes_no_time_from_anybody<B: Bench
     let (_, seq) = office.actions(0).await;
 
     office.wait(YEAR);
-    office.store().postpone(YEAR, office.now).await.unwrap();
+    office.store().clock_jumped(Jump::Ahead(YEAR), office.now).await.unwrap();
     assert_eq!(office.actions(seq).await.0, [action::CLOCK_JUMPED]);
     let close = |login: &super::Login| {
         let (sid, link, code) = (login.sid, LinkNumber::FIRST, Code::SessionEnded);
@@ -169,13 +170,25 @@ pub(crate) async fn a_clock_that_jumps_ahead_takes_no_time_from_anybody<B: Bench
     assert_eq!(office.state(away.sid).await, State::Detached { until });
     let until = office.now.after(REQUESTED_LIMIT);
     assert_eq!(office.state(coming.sid).await, State::Requested { until }, "and no longer");
-    let at_work = office.store().session(at_work.sid).await.unwrap().unwrap();
-    assert_eq!(at_work.ends_at, Some(begun.after(DAY + YEAR)));
+    let ends_at = async |office: &Office<B>| {
+        office.store().session(at_work.sid).await.unwrap().unwrap().ends_at
+    };
+    assert_eq!(ends_at(&office).await, Some(begun.after(DAY + YEAR)));
+    let back = office.come_back(&at_work, 2).await.unwrap();
+    assert_eq!(back.ends_at, Some(begun.after(DAY + YEAR)), "nor by coming back");
+    office.tell_of_link(at_work.sid, Event::Attached, Some(LinkNumber(2))).await.unwrap();
 
     office.wait(MINUTE);
     let due = office.store().due(office.now, 10).await.unwrap();
     assert!(due.contains(&close(&away)), "{due:?}");
     assert!(due.iter().any(|f| matches!(f, Followup::LogOff(_))), "{due:?}");
+
+    // And back: nothing is left of it.
+    office.now = office.now.before(YEAR);
+    office.store().clock_jumped(Jump::Back(YEAR), office.now).await.unwrap();
+    assert_eq!(ends_at(&office).await, Some(begun.after(DAY)));
+    let back = office.come_back(&at_work, 3).await.unwrap();
+    assert_eq!(back.ends_at, Some(begun.after(DAY)));
 }
 
 pub(crate) async fn links_closed_on_somebodys_word_are_a_record_each<B: Bench>() {
