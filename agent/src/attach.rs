@@ -83,7 +83,15 @@ impl Attempts {
             return false;
         }
         self.doubt(link);
-        self.shown == Shown::Ticket && self.doubtful.len() < SILENT_MAX
+        let silent = self.open.iter().filter(|open| self.doubtful.contains(open)).count();
+        self.shown == Shown::Ticket && silent < SILENT_MAX
+    }
+
+    /// No gateway was reached, `elapsed` after the ticket arrived. Whoever has reached one
+    /// before tries on.
+    pub fn unreached(&self, elapsed: Duration) -> Option<Duration> {
+        let is_first = self.next == Some(LinkNumber::FIRST);
+        (!is_first && elapsed < TICKET_LIFE).then(|| self.pause())
     }
 
     /// An attach was refused, `elapsed` after the ticket arrived.
@@ -122,9 +130,16 @@ impl Attempts {
         }
         match self.shown {
             // It opens one link at most, however often it is shown.
-            Shown::Ticket if self.doubtful.len() < SILENT_MAX => Next::Again(Duration::ZERO),
-            Shown::Ticket | Shown::Grant => Next::Again(PAUSE),
+            Shown::Ticket if self.doubtful.len() < 2 => Next::Again(Duration::ZERO),
+            Shown::Ticket | Shown::Grant => Next::Again(self.pause()),
         }
+    }
+
+    /// Returns a pause that grows with how many attaches there were.
+    fn pause(&self) -> Duration {
+        let begun = self.next.map_or(u64::MAX, |next| next.0 - LinkNumber::FIRST.0);
+        let doubled = u32::try_from(begun.saturating_sub(2)).unwrap_or(u32::MAX);
+        PAUSE.saturating_mul(2_u32.saturating_pow(doubled)).min(PAUSE_MAX)
     }
 
     /// Returns the number of the next link; nothing when all are used.
@@ -200,7 +215,7 @@ mod tests {
         attempts.begin();
         attempts.refused(LinkNumber(2), Code::TicketUsed.into(), SOON);
         assert_eq!(attempts.begin(), Some((Shown::Grant, LinkNumber(3))));
-        assert_eq!(attempts.unanswered(LinkNumber(3), SOON), Next::Again(PAUSE));
+        assert_eq!(attempts.unanswered(LinkNumber(3), SOON), Next::Again(2 * PAUSE));
         assert_eq!(attempts.begin(), Some((Shown::Grant, LinkNumber(4))));
         let next = attempts.unanswered(LinkNumber(4), LATE);
         assert_eq!(next, Next::Stop(Code::Unreachable.into()));
@@ -210,14 +225,15 @@ mod tests {
     fn an_unanswered_ticket_is_tried_until_it_expires() {
         let mut attempts = begun();
         assert_eq!(attempts.unanswered(LinkNumber(1), SOON), Next::Again(Duration::ZERO));
-        for link in [2, 3, 4].map(LinkNumber) {
+        for (link, pause_ms) in [(2, 500), (3, 1_000), (4, 2_000), (5, 4_000), (6, 5_000)] {
+            let (link, pause) = (LinkNumber(link), Duration::from_millis(pause_ms));
             assert_eq!(attempts.begin(), Some((Shown::Ticket, link)));
-            assert_eq!(attempts.unanswered(link, SOON), Next::Again(PAUSE));
+            assert_eq!(attempts.unanswered(link, SOON), Next::Again(pause));
         }
-        assert_eq!(attempts.begin(), Some((Shown::Ticket, LinkNumber(5))));
-        let next = attempts.refused(LinkNumber(5), Code::TicketUsed.into(), SOON);
+        assert_eq!(attempts.begin(), Some((Shown::Ticket, LinkNumber(7))));
+        let next = attempts.refused(LinkNumber(7), Code::TicketUsed.into(), SOON);
         assert_eq!(next, Next::Again(Duration::ZERO));
-        assert_eq!(attempts.begin(), Some((Shown::Grant, LinkNumber(6))));
+        assert_eq!(attempts.begin(), Some((Shown::Grant, LinkNumber(8))));
         let next = begun().unanswered(LinkNumber(1), LATE);
         assert_eq!(next, Next::Stop(Code::Unreachable.into()), "expired by now");
     }
@@ -248,6 +264,18 @@ mod tests {
         assert!(!attempts.fell_silent(LinkNumber(7)), "never begun");
         assert_eq!(attempts.unanswered(LinkNumber(2), SOON), Next::Wait);
         assert_eq!(attempts.unanswered(LinkNumber(1), SOON), Next::Again(PAUSE));
+        // Those are over, and the next one may be as silent as the first was.
+        attempts.begin();
+        assert!(attempts.fell_silent(LinkNumber(3)));
+    }
+
+    #[test]
+    fn a_gateway_that_was_reached_once_is_dialled_until_the_ticket_expires() {
+        assert_eq!(Attempts::default().unreached(SOON), None, "nobody answers there");
+        let mut attempts = begun();
+        attempts.unanswered(LinkNumber(1), SOON);
+        assert_eq!(attempts.unreached(SOON), Some(PAUSE));
+        assert_eq!(attempts.unreached(LATE), None);
     }
 
     #[test]

@@ -162,7 +162,13 @@ impl Agent {
                             });
                         }
                         Err(_) if attempts.is_waiting() => {}
-                        Err(error) => return Err(error.into()),
+                        Err(error) => match attempts.unreached(arrived.elapsed()) {
+                            Some(pause) if error.code() == Code::Unreachable => {
+                                tracing::debug!(%error, "No gateway was reached");
+                                dial = Some((Instant::now() + pause, field.clone()));
+                            }
+                            Some(_) | None => return Err(error.into()),
+                        },
                     }
                 }
                 Some((link, candidate, answered)) = next_of(&mut answers) => {
