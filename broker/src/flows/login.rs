@@ -455,7 +455,7 @@ impl LoginDesk {
         if let [only] = &open[..] {
             return Ok(Arc::clone(only));
         }
-        let AgentMessage::Choose { pool } = talk.hear(LIMIT_AFTER, CHOICE_DEADLINE).await? else {
+        let AgentMessage::Choose { pool } = talk.hear(LIMIT_BEFORE, CHOICE_DEADLINE).await? else {
             return Err(Code::Malformed.into());
         };
         let chosen = open.into_iter().find(|open| *open.name() == pool);
