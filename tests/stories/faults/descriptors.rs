@@ -115,7 +115,7 @@ impl Office {
     }
 
     fn lines(&self) -> usize {
-        self.site.log().lines().count()
+        self.site.log().lines().filter(|line| !line.contains(" DEBUG ")).count()
     }
 }
 

@@ -179,7 +179,7 @@ async fn a_session_by_tcp_of_single_bytes_is_closed_before_it_costs_much() {
     let word = tegata_proto::frame::write(&json!({ "say": "widen" }), FRAME_LIMIT).expect("short");
     let asked = [raw::PREFACE, &raw::open(1), &raw::frame(raw::DATA, 0, 1, &word), &raw::open(3)];
     peer.send(&asked.concat()).await.expect("it is heard");
-    // The answer is not read; whoever has it can be told no sooner than this.
+    // What follows is read at once, and the word has to be heard before it.
     tokio::time::sleep(Duration::from_secs(2)).await;
 
     let before = resident();
