@@ -25,8 +25,9 @@ use crate::trust::{Authority, Expected};
 /// five seconds.
 const WELCOME_DEADLINE: Duration = Duration::from_secs(6);
 
-/// How often a login is begun that ends before `welcome`. A broker closes one whose `hello` a
-/// bad line delivers too late, and nothing of the person's was said yet.
+/// How often a login is begun that ends before `welcome`, and how often one whose ticket does
+/// not arrive. A broker closes what a bad line delivers too late; before `welcome` nothing of
+/// the person's was said yet, and before the ticket the password was found right.
 const BEGINNINGS_MAX: u32 = 3;
 
 /// Pause before a login is begun again.
@@ -121,11 +122,24 @@ impl Agent {
             .into_iter()
             .map(|address| Candidate { address, expected: Expected::Broker })
             .collect();
-        let (connection, conversation) =
-            self.begin(&Field::of(candidates), identity, person).await?;
-        let outcome = conversation.carry_on(wishes, person).await;
-        connection.close();
-        outcome
+        let field = Field::of(candidates);
+        let (mut wishes, mut beginnings) = (wishes.clone(), 1);
+        loop {
+            let (connection, conversation) = self.begin(&field, identity, person).await?;
+            let mut login = Login::new(&wishes);
+            let outcome = conversation.carry_on(&mut login, person).await;
+            connection.close();
+            let again = match &outcome {
+                Err(LoginError::Link(lost)) if is_lost(lost) && beginnings < BEGINNINGS_MAX => {
+                    login.again()
+                }
+                Ok(_) | Err(_) => None,
+            };
+            let Some(same) = again else { return outcome };
+            info!("Login begun again, its ticket did not arrive");
+            (wishes, beginnings) = (same, beginnings + 1);
+            sleep(PAUSE).await;
+        }
     }
 
     /// Begins a login, again while a broker that lets itself be reached is lost before its
@@ -146,8 +160,7 @@ impl Agent {
                 Err(lost) => lost,
             };
             connection.close();
-            let is_lost = matches!(lost, LinkError::Lost(_) | LinkError::Silent);
-            if !is_lost || beginnings == BEGINNINGS_MAX {
+            if !is_lost(&lost) || beginnings == BEGINNINGS_MAX {
                 return Err(lost);
             }
             info!(error = &lost as &dyn std::error::Error, "Login begun again");
@@ -203,6 +216,11 @@ impl Agent {
     }
 }
 
+/// Tells whether a broker that was reached is so no more.
+fn is_lost(error: &LinkError) -> bool {
+    matches!(error, LinkError::Lost(_) | LinkError::Silent)
+}
+
 /// A login's stream, after the broker's first word.
 struct Conversation {
     say: SendStream,
@@ -214,11 +232,10 @@ impl Conversation {
     /// Goes through the login up to the ticket.
     async fn carry_on<P: Person>(
         self,
-        wishes: &Wishes,
+        login: &mut Login<'_>,
         person: &mut P,
     ) -> Result<TicketAnswer, LoginError> {
         let Self { mut say, mut hear, first: mut message } = self;
-        let mut login = Login::new(wishes);
         loop {
             for step in login.heard(message)? {
                 match step {

@@ -183,12 +183,24 @@ enum State {
 pub struct Login<'a> {
     wishes: &'a Wishes,
     state: State,
+    chosen: Option<PoolName>,
 }
 
 impl<'a> Login<'a> {
     /// Starts where `hello` has been said.
     pub fn new(wishes: &'a Wishes) -> Self {
-        Self { wishes, state: State::Greeting }
+        Self { wishes, state: State::Greeting, chosen: None }
+    }
+
+    /// Returns the same wishes with the pool that was chosen, where the broker has said that
+    /// the password is right and only the ticket has not come: what is lost then may be
+    /// begun again.
+    pub(crate) fn again(&self) -> Option<Wishes> {
+        let wishes = || self.wishes.clone();
+        (self.state == State::Assigning).then(|| match &self.chosen {
+            Some(pool) => wishes().with_pool(Some(pool.clone())),
+            None => wishes(),
+        })
     }
 
     /// Moves on by one message of the broker.
@@ -252,6 +264,7 @@ impl<'a> Login<'a> {
                     return Err(LoginRefused::NotOpen { pool, open });
                 }
                 self.state = State::Assigning;
+                self.chosen = Some(pool.clone());
                 Ok(AgentMessage::Choose { pool })
             }
             State::Greeting | State::Identifying | State::Assigning | State::Over => {

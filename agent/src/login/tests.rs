@@ -32,7 +32,7 @@ fn messages() -> Vec<BrokerMessage> {
 }
 
 fn at(wishes: &Wishes, state: State) -> Login<'_> {
-    Login { wishes, state }
+    Login { wishes, state, chosen: None }
 }
 
 fn changed(change: impl FnOnce(&mut Welcome)) -> BrokerMessage {
@@ -226,4 +226,19 @@ fn an_empty_or_overlong_name_or_password_is_never_sent() {
         assert_eq!(refused, UnusableCredentials { what });
     }
     assert!(Wishes::new(long(LOGIN_NAME_MAX), Secret::new(long(PASSWORD_MAX))).is_ok());
+}
+
+#[test]
+fn only_a_login_whose_ticket_is_awaited_may_be_had_again_and_with_what_was_chosen() {
+    let wishes = wishes();
+    let choosing = State::Choosing { open: vec![pool("keiri"), pool("soumu")] };
+    for state in [State::Greeting, State::Identifying, choosing.clone(), State::Over] {
+        assert!(at(&wishes, state.clone()).again().is_none(), "{state:?}");
+    }
+    let again = at(&wishes, State::Assigning).again().expect("the password is right");
+    assert_eq!((again.name, again.pool), (wishes.name.clone(), None));
+    let mut login = at(&wishes, choosing);
+    login.chosen(Some(pool("soumu"))).expect("it is open");
+    let again = login.again().expect("the password is right");
+    assert_eq!(again.pool, Some(pool("soumu")), "nobody chooses twice");
 }

@@ -292,6 +292,36 @@ async fn a_login_that_is_lost_before_the_first_word_is_begun_again_and_no_later_
 }
 
 #[tokio::test]
+async fn a_login_whose_ticket_is_lost_is_begun_again() {
+    for (lost, code) in [(2, Code::TimeLimit), (3, Code::Unreachable)] {
+        let mut office = Office::new();
+        let gateway = office.gateway(|_, mut peer: Peer| async move {
+            peer.attach().await?;
+            peer.say(&GatewayMessage::Error(Code::TimeLimit.into())).await
+        });
+        let broker = office.broker(move |number, mut peer: Peer| {
+            let answer = answer(vec![gateway.clone()]);
+            async move {
+                if number >= lost {
+                    return peer.admit(answer).await;
+                }
+                peer.welcome().await?;
+                peer.say(&pools(&["keiri"])).await?;
+                // It has to be there before the end is.
+                peer.say.finish();
+                peer.say.arrived().await;
+                peer.connection.close(0_u8.into(), b"");
+                Ok(())
+            }
+        });
+        let report = alone(&office.agent(), to(broker, Viewer::Nothing)).await;
+        assert_eq!(report.code, code, "{lost} lost: {:?}", report.events);
+        let known = |event: &&Event| matches!(event, Event::Authenticated { .. });
+        assert_eq!(report.events.iter().filter(known).count(), 3);
+    }
+}
+
+#[tokio::test]
 async fn a_broker_of_another_authority_never_hears_the_password() {
     let mut office = Office::new();
     let stranger = Ca::new().issue(&["tegata:broker/b1"]);

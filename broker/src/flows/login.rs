@@ -19,6 +19,7 @@ use tegata_edge::source::Prefix;
 use tegata_edge::wire::{FrameReader, FrameWriter, WireError};
 use tegata_gateway::proof::{thumbprint, verify_proof};
 use tegata_proto::PROTOCOL_VERSION;
+use tegata_proto::claims::TICKET_LIFE_S;
 use tegata_proto::code::{Code, TryAgain};
 use tegata_proto::encoding::Bytes;
 use tegata_proto::frame::{LIMIT_AFTER, LIMIT_BEFORE};
@@ -55,9 +56,11 @@ pub const CHOICE_DEADLINE: Duration = Duration::from_mins(2);
 /// How long an agent may take to receive one frame.
 pub const WRITE_DEADLINE: Duration = Duration::from_secs(5);
 
-/// How long an agent may take to close after the last frame: on a line that loses much, the
-/// ticket needs seconds.
+/// How long an agent may take to close after it was refused.
 pub const FAREWELL: Duration = Duration::from_secs(10);
+
+/// The same after a ticket, which a line that loses much delivers late: as long as it is good.
+const TICKET_FAREWELL: Duration = Duration::from_secs(TICKET_LIFE_S);
 
 /// When to try again, where nothing better is known.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
@@ -250,16 +253,16 @@ impl LoginDesk {
         let streams = timeout_at(began + HELLO_DEADLINE, link.connection.accept_bi()).await;
         let Ok(Ok((mut send, mut receive))) = streams else { return };
         // Its stream stays open while the agent takes the last word.
-        if self.hold(&link, &mut receive, &mut send, txn, began).await {
+        if let Some(farewell) = self.hold(&link, &mut receive, &mut send, txn, began).await {
             // The agent closes. If it does not, the connection is closed before the stream is
             // dropped: that would take back a word that the agent has and did not read yet.
-            let _closed = timeout(FAREWELL, link.connection.closed()).await;
+            let _closed = timeout(farewell, link.connection.closed()).await;
             link.connection.close(CLOSE_DONE, b"");
         }
     }
 
-    /// Holds the conversation of a connection that `began` then, on its one stream. Tells
-    /// whether the agent has heard how it ended.
+    /// Holds the conversation of a connection that `began` then, on its one stream. Returns
+    /// how long the agent may take with the last word, if there was one.
     pub async fn hold(
         &self,
         line: &impl Line,
@@ -267,7 +270,7 @@ impl LoginDesk {
         send: impl AsyncWrite + Send + Unpin,
         txn: Transaction,
         began: Instant,
-    ) -> bool {
+    ) -> Option<Duration> {
         let mut talk = Talk { reader: FrameReader::new(receive), writer: FrameWriter::new(send) };
         let outcome = tokio::select! {
             biased;
@@ -282,17 +285,18 @@ impl LoginDesk {
         match outcome {
             Ok(()) => {
                 self.assignments.metrics.login(None);
-                true
+                Some(TICKET_FAREWELL)
             }
             Err(Stopped::Refused(failure)) => {
                 self.assignments.metrics.login(Some(failure.code));
                 self.refusals.count(Door::Login, line.address(), failure.code);
                 debug!(code = %failure.code, "Login ended without a ticket");
-                talk.say(&BrokerMessage::Error(failure)).await.is_ok()
+                let said = talk.say(&BrokerMessage::Error(failure)).await;
+                said.is_ok().then_some(FAREWELL)
             }
             Err(Stopped::Gone) => {
                 self.assignments.metrics.login(Some(Code::Disconnected));
-                false
+                None
             }
         }
     }
