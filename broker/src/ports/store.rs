@@ -156,9 +156,9 @@ pub trait Store: Familiarity {
     async fn due(&self, now: Timestamp, limit: u32) -> Result<Vec<Followup>, StoreError>;
 
     /// Allows for a clock that was set, and shows `now`. Where it has jumped ahead nobody has
-    /// had that time: what was not due yet is put off, and limits and the age of a password
-    /// count without it. Where it was set back, that is taken back. Either way nobody without
-    /// a link is waited for longer than their pool's grace from `now` on.
+    /// had that time: what was not due yet is put off. Limits and the age of a password count
+    /// without a jump either way. Nothing is due later than it could be set now, as nobody
+    /// without a link is waited for longer than their pool's grace.
     async fn clock_jumped(&self, jump: Jump, now: Timestamp) -> Result<(), StoreError>;
 
     /// Lists sessions without a link, with the desktops that may know more, after

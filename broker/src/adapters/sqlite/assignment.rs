@@ -312,8 +312,12 @@ pub(super) fn read_session(
 ) -> Result<Option<(SessionId, session::State, Facts)>, StoreError> {
     let columns = Columns::of("session", row);
     let Some(sid) = columns.optional_id("sid")? else { return Ok(None) };
-    let ahead = Duration::from_millis(columns.unsigned("ahead")?);
-    let since = |column| Ok::<_, StoreError>(columns.time(column)?.after(ahead));
+    let ahead: i64 = columns.get("ahead")?;
+    let by = Duration::from_millis(ahead.unsigned_abs());
+    let since = |column| {
+        let at = columns.time(column)?;
+        Ok::<_, StoreError>(if ahead < 0 { at.before(by) } else { at.after(by) })
+    };
     let (began, password_at) = (since("created_at")?, since("password_at")?);
     let facts = Facts {
         user: columns.parse("user")?,

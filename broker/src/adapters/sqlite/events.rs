@@ -314,12 +314,14 @@ impl Command for Jumped {
             Jump::Back(by) => self.take_back(tx, by).await?,
         }
         // By the clock of before, or while nobody had looked.
+        let short = REQUESTED_LIMIT.max(STARTING_LIMIT);
         sqlx::query(
-            "UPDATE sessions SET deadline = min(deadline, ?1 + \
-             (SELECT json_extract(spec, '$.grace_ms') FROM pools WHERE name = sessions.pool)) \
-             WHERE state = 'detached'",
+            "UPDATE sessions SET deadline = min(deadline, iif(state = 'detached', ?1 + \
+             (SELECT json_extract(spec, '$.grace_ms') FROM pools WHERE name = sessions.pool), ?2)) \
+             WHERE deadline IS NOT NULL",
         )
         .bind(row::millis(self.now))
+        .bind(row::millis(self.now.after(short)))
         .execute(&mut *tx)
         .await?;
         let mut batch = Batch::new();
@@ -337,24 +339,21 @@ impl Command for Jumped {
 }
 
 impl Jumped {
-    /// What was due before stays so.
+    /// What was due before stays so, and what began since the jump knows nothing of it.
     async fn put_off(&self, tx: &mut SqliteConnection, by: Duration) -> Result<(), StoreError> {
         let before = row::millis(self.now.before(by));
         let by = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
         // A sum past the column's range is a REAL, and never the lesser of the two.
-        sqlx::query(
-            "UPDATE sessions SET deadline = min(deadline + ?1, iif(state = 'detached', ?2, ?3)) \
-             WHERE deadline > ?4",
-        )
-        .bind(by)
-        .bind(i64::MAX)
-        .bind(row::millis(self.now.after(REQUESTED_LIMIT.max(STARTING_LIMIT))))
-        .bind(before)
-        .execute(&mut *tx)
-        .await?;
+        sqlx::query("UPDATE sessions SET deadline = min(deadline + ?1, ?2) WHERE deadline > ?3")
+            .bind(by)
+            .bind(i64::MAX)
+            .bind(before)
+            .execute(&mut *tx)
+            .await?;
         sqlx::query(
             "UPDATE sessions SET ahead = min(ahead + ?1, ?2), ends_at = min(ends_at + ?1, ?2) \
-             WHERE state <> 'ended' AND state <> 'ending' AND (ends_at IS NULL OR ends_at > ?3)",
+             WHERE state <> 'ended' AND state <> 'ending' AND created_at + ahead <= ?3 \
+             AND (ends_at IS NULL OR ends_at > ?3)",
         )
         .bind(by)
         .bind(i64::MAX)
@@ -369,17 +368,24 @@ impl Jumped {
         Ok(())
     }
 
+    /// What began within the last moments did so by the clock as it is now.
     async fn take_back(&self, tx: &mut SqliteConnection, by: Duration) -> Result<(), StoreError> {
         sqlx::query(
-            "UPDATE sessions SET ahead = ahead - min(ahead, ?1), \
-             ends_at = ends_at - min(ahead, ?1) WHERE ahead > 0 AND state <> 'ended'",
+            "UPDATE sessions SET ahead = max(ahead - ?1, ?2), ends_at = max(ends_at - ?1, 0) \
+             WHERE state <> 'ended' AND state <> 'ending' AND NOT created_at BETWEEN ?3 AND ?4",
         )
         .bind(i64::try_from(by.as_millis()).unwrap_or(i64::MAX))
+        .bind(-i64::MAX)
+        .bind(row::millis(self.now.before(MOMENTS)))
+        .bind(row::millis(self.now))
         .execute(tx)
         .await?;
         Ok(())
     }
 }
+
+/// Longer than a jump stays unseen while the store serves.
+const MOMENTS: Duration = Duration::from_secs(10);
 
 /// Ends the links of gateways that are gone.
 pub(super) struct Recover {

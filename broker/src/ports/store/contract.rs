@@ -83,6 +83,7 @@ macro_rules! contract_tests {
                 links_closed_on_somebodys_word_are_a_record_each
                 a_clock_that_is_set_back_keeps_no_desktop
                 a_clock_that_jumps_ahead_takes_no_time_from_anybody
+                a_clock_that_is_set_right_again_gives_nobody_time
                 a_desktop_that_cannot_be_dialled_is_quarantined
                 an_answer_from_before_the_link_was_lost_frees_nothing
                 a_log_off_seen_on_the_desktop_ends_a_detached_session

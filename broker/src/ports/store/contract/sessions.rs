@@ -4,17 +4,20 @@ use std::time::Duration;
 
 use tegata_domain::desktop;
 use tegata_domain::session::{Cause, Event, REQUESTED_LIMIT, State};
+use tegata_domain::time::Timestamp;
 use tegata_proto::code::Code;
 use tegata_proto::id::{Epoch, LinkNumber};
 use uuid::Uuid;
 
-use super::{BOOT, Bench, GRACE, Office, keiri};
+use super::{BOOT, Bench, GRACE, Login, Office, keiri};
 use crate::ports::clock::Jump;
 use crate::ports::store::{
     Actor, AssignError, EventError, Followup, LogOff, OccupancyTarget, action,
 };
 
 const MINUTE: Duration = Duration::from_mins(1);
+const DAY: Duration = Duration::from_hours(24);
+const YEAR: Duration = Duration::from_hours(365 * 24);
 
 fn freed() -> Followup {
     Followup::Freed("keiri".parse().unwrap())
@@ -135,13 +138,22 @@ pub(crate) async fn a_clock_that_is_set_back_keeps_no_desktop<B: Bench>() {
     }
 }
 
-pub(crate) async fn a_clock_that_jumps_ahead_takes_no_time_from_anybody<B: Bench>() {
-    const DAY: Duration = Duration::from_hours(24);
-    const YEAR: Duration = Duration::from_hours(365 * 24);
-    let mut office = Office::<B>::with_desktops(5).await;
-    let mut raw = keiri(5);
+/// Returns when a session ends at the latest.
+async fn ends_at<B: Bench>(office: &Office<B>, login: &Login) -> Option<Timestamp> {
+    office.store().session(login.sid).await.unwrap().unwrap().ends_at
+}
+
+/// An office whose sessions last a day.
+async fn by_the_day<B: Bench>(desktops: u16) -> Office<B> {
+    let office = Office::<B>::with_desktops(desktops).await;
+    let mut raw = keiri(desktops);
     raw.limits.session_ms = u64::try_from(DAY.as_millis()).ok();
     office.put(raw).await.unwrap();
+    office
+}
+
+pub(crate) async fn a_clock_that_jumps_ahead_takes_no_time_from_anybody<B: Bench>() {
+    let mut office = by_the_day::<B>(6).await;
     let begun = office.now;
     let at_work = office.work("sato").await;
     let late = office.work("suzuki").await;
@@ -153,12 +165,13 @@ pub(crate) async fn a_clock_that_jumps_ahead_takes_no_time_from_anybody<B: Bench
     office.tell(gone.sid, Event::LoggedOff).await.unwrap();
     office.wait(GRACE.saturating_sub(MINUTE));
     let coming = office.login("ito").await.unwrap();
-    let (_, seq) = office.actions(0).await;
 
     office.wait(YEAR);
+    let since = office.work("mori").await;
+    let (_, seq) = office.actions(0).await;
     office.store().clock_jumped(Jump::Ahead(YEAR), office.now).await.unwrap();
     assert_eq!(office.actions(seq).await.0, [action::CLOCK_JUMPED]);
-    let close = |login: &super::Login| {
+    let close = |login: &Login| {
         let (sid, link, code) = (login.sid, LinkNumber::FIRST, Code::SessionEnded);
         Followup::CloseLinks { sid, link, code }
     };
@@ -170,25 +183,54 @@ pub(crate) async fn a_clock_that_jumps_ahead_takes_no_time_from_anybody<B: Bench
     assert_eq!(office.state(away.sid).await, State::Detached { until });
     let until = office.now.after(REQUESTED_LIMIT);
     assert_eq!(office.state(coming.sid).await, State::Requested { until }, "and no longer");
-    let ends_at = async |office: &Office<B>| {
-        office.store().session(at_work.sid).await.unwrap().unwrap().ends_at
-    };
-    assert_eq!(ends_at(&office).await, Some(begun.after(DAY + YEAR)));
+    assert_eq!(ends_at(&office, &at_work).await, Some(begun.after(DAY + YEAR)));
     let back = office.come_back(&at_work, 2).await.unwrap();
     assert_eq!(back.ends_at, Some(begun.after(DAY + YEAR)), "nor by coming back");
     office.tell_of_link(at_work.sid, Event::Attached, Some(LinkNumber(2))).await.unwrap();
+    assert_eq!(ends_at(&office, &since).await, Some(office.now.after(DAY)), "by the new clock");
 
     office.wait(MINUTE);
     let due = office.store().due(office.now, 10).await.unwrap();
     assert!(due.contains(&close(&away)), "{due:?}");
     assert!(due.iter().any(|f| matches!(f, Followup::LogOff(_))), "{due:?}");
+}
 
-    // And back: nothing is left of it.
-    office.now = office.now.before(YEAR);
-    office.store().clock_jumped(Jump::Back(YEAR), office.now).await.unwrap();
-    assert_eq!(ends_at(&office).await, Some(begun.after(DAY)));
-    let back = office.come_back(&at_work, 3).await.unwrap();
-    assert_eq!(back.ends_at, Some(begun.after(DAY)));
+pub(crate) async fn a_clock_that_is_set_right_again_gives_nobody_time<B: Bench>() {
+    let mut office = by_the_day::<B>(4).await;
+    let begun = office.now;
+    let before = office.work("sato").await;
+    office.wait(MINUTE);
+    office.wait(YEAR);
+    office.store().clock_jumped(Jump::Ahead(YEAR), office.now).await.unwrap();
+    let meanwhile = office.work("tanaka").await;
+    let away = office.work("kato").await;
+    office.tell(away.sid, Event::LinkLost).await.unwrap();
+    let coming = office.login("ito").await.unwrap();
+
+    let set = async |office: &mut Office<B>, jump| {
+        office.now = match jump {
+            Jump::Ahead(by) => office.now.after(by),
+            Jump::Back(by) => office.now.before(by),
+        };
+        office.store().clock_jumped(jump, office.now).await.unwrap();
+    };
+    set(&mut office, Jump::Back(YEAR)).await;
+    for (login, begun) in [(&before, begun), (&meanwhile, begun.after(MINUTE))] {
+        assert_eq!(ends_at(&office, login).await, Some(begun.after(DAY)));
+        let back = office.come_back(login, 2).await.unwrap();
+        assert_eq!(back.ends_at, Some(begun.after(DAY)));
+        office.tell_of_link(login.sid, Event::Attached, Some(LinkNumber(2))).await.unwrap();
+    }
+    let until = office.now.after(GRACE);
+    assert_eq!(office.state(away.sid).await, State::Detached { until });
+    let until = office.now.after(REQUESTED_LIMIT);
+    assert_eq!(office.state(coming.sid).await, State::Requested { until });
+
+    // To and fro leaves everything as it was.
+    office.wait(MINUTE);
+    set(&mut office, Jump::Back(DAY)).await;
+    set(&mut office, Jump::Ahead(DAY)).await;
+    assert_eq!(ends_at(&office, &before).await, Some(begun.after(DAY)));
 }
 
 pub(crate) async fn links_closed_on_somebodys_word_are_a_record_each<B: Bench>() {
