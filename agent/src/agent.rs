@@ -12,7 +12,7 @@ use tegata_proto::frame::{LIMIT_AFTER, LIMIT_BEFORE};
 use tegata_proto::id::LinkNumber;
 use tegata_proto::login::{AgentMessage, BrokerMessage, Failure, Hello, TicketAnswer, Welcome};
 use tegata_proto::proof::Purpose;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::info;
 
 use crate::identity::Identity;
@@ -126,12 +126,13 @@ impl Agent {
         let (mut wishes, mut beginnings) = (wishes.clone(), 1);
         loop {
             let (connection, conversation) = self.begin(&field, identity, person).await?;
-            let mut login = Login::new(&wishes);
+            let (mut login, since) = (Login::new(&wishes), Instant::now());
             let outcome = conversation.carry_on(&mut login, person).await;
             connection.close();
             let again = match &outcome {
-                Err(LoginError::Link(lost)) if is_lost(lost) && beginnings < BEGINNINGS_MAX => {
-                    login.again()
+                // Whoever has waited for as long as that waits in vain.
+                Err(LoginError::Link(lost)) if is_lost(lost) && since.elapsed() < PATIENCE => {
+                    login.again().filter(|_| beginnings < BEGINNINGS_MAX)
                 }
                 Ok(_) | Err(_) => None,
             };

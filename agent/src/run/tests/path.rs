@@ -243,5 +243,7 @@ async fn a_network_that_does_not_let_the_connection_along_is_left_by_a_new_link(
     assert_eq!(code, Code::Disconnected);
     let report = Report { code, events: person.events };
     assert_eq!(links(&report, "link_lost"), 1);
-    assert_eq!(links(&report, "resumed") + links(&report, "migrated"), 1);
+    // The old link may live again while the attach of the next one is on its way.
+    let ways = (links(&report, "resumed"), links(&report, "migrated"));
+    assert!(matches!(ways, (1, 0 | 1) | (0, 1)), "{:?}", report.events);
 }
