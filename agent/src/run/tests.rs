@@ -257,67 +257,63 @@ async fn a_full_broker_is_not_one_that_nobody_reaches() {
     assert_eq!(office.tcp_comers.load(std::sync::atomic::Ordering::Relaxed), 1);
 }
 
+/// How far a login comes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Until {
+    Hello,
+    Password,
+    Pools,
+}
+
+/// Runs against a broker that goes away at this point in the first so many logins, and lets
+/// the next one in, to a gateway that ends it.
+async fn with_logins_lost(lost: usize, at: Until, has_tcp: bool) -> Report {
+    let mut office = Office::new();
+    office.has_tcp = has_tcp;
+    let gateway = office.gateway(|_, mut peer: Peer| async move {
+        peer.attach().await?;
+        peer.say(&GatewayMessage::Error(Code::TimeLimit.into())).await
+    });
+    let broker = office.broker(move |number, mut peer: Peer| {
+        let answer = answer(vec![gateway.clone()]);
+        async move {
+            if number >= lost {
+                return peer.admit(answer).await;
+            }
+            if at != Until::Hello {
+                peer.welcome().await?;
+            }
+            if at == Until::Pools {
+                peer.say(&pools(&["keiri"])).await?;
+                // It has to be there before the end is.
+                peer.say.finish();
+                peer.say.arrived().await;
+            }
+            peer.connection.close(0_u8.into(), b"");
+            Ok(())
+        }
+    });
+    let (broker, wire) = office.wire(broker);
+    wire.set_udp_dark(has_tcp);
+    alone(&office.agent(), to(broker, Viewer::Nothing)).await
+}
+
 #[tokio::test]
-async fn a_login_that_is_lost_before_the_first_word_is_begun_again_and_no_later_one() {
-    for (lost, is_welcome, begun) in [(2, false, 3), (3, false, 3), (1, true, 1)] {
+async fn a_login_is_begun_again_where_nothing_was_said_and_where_the_password_is_right() {
+    for (lost, at, begun) in [
+        (2, Until::Hello, 3),
+        (3, Until::Hello, 3),
+        (1, Until::Password, 1),
+        (2, Until::Pools, 3),
+        (3, Until::Pools, 3),
+    ] {
         for has_tcp in [false, true] {
-            let mut office = Office::new();
-            office.has_tcp = has_tcp;
-            let gateway = office.gateway(|_, mut peer: Peer| async move {
-                peer.attach().await?;
-                peer.say(&GatewayMessage::Error(Code::TimeLimit.into())).await
-            });
-            let broker = office.broker(move |number, mut peer: Peer| {
-                let answer = answer(vec![gateway.clone()]);
-                async move {
-                    if number >= lost {
-                        return peer.admit(answer).await;
-                    }
-                    if is_welcome {
-                        peer.welcome().await?;
-                    }
-                    peer.connection.close(0_u8.into(), b"");
-                    Ok(())
-                }
-            });
-            let (broker, wire) = office.wire(broker);
-            wire.set_udp_dark(has_tcp);
-            let report = alone(&office.agent(), to(broker, Viewer::Nothing)).await;
+            let report = with_logins_lost(lost, at, has_tcp).await;
             let code = if begun > lost { Code::TimeLimit } else { Code::Unreachable };
             assert_eq!(report.code, code, "{lost} lost: {:?}", report.events);
             let connected = |event: &&Event| matches!(event, Event::Connected { .. });
             assert_eq!(report.events.iter().filter(connected).count(), begun);
         }
-    }
-}
-
-#[tokio::test]
-async fn a_login_whose_ticket_is_lost_is_begun_again() {
-    for (lost, code) in [(2, Code::TimeLimit), (3, Code::Unreachable)] {
-        let mut office = Office::new();
-        let gateway = office.gateway(|_, mut peer: Peer| async move {
-            peer.attach().await?;
-            peer.say(&GatewayMessage::Error(Code::TimeLimit.into())).await
-        });
-        let broker = office.broker(move |number, mut peer: Peer| {
-            let answer = answer(vec![gateway.clone()]);
-            async move {
-                if number >= lost {
-                    return peer.admit(answer).await;
-                }
-                peer.welcome().await?;
-                peer.say(&pools(&["keiri"])).await?;
-                // It has to be there before the end is.
-                peer.say.finish();
-                peer.say.arrived().await;
-                peer.connection.close(0_u8.into(), b"");
-                Ok(())
-            }
-        });
-        let report = alone(&office.agent(), to(broker, Viewer::Nothing)).await;
-        assert_eq!(report.code, code, "{lost} lost: {:?}", report.events);
-        let known = |event: &&Event| matches!(event, Event::Authenticated { .. });
-        assert_eq!(report.events.iter().filter(known).count(), 3);
     }
 }
 
