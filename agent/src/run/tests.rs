@@ -307,8 +307,10 @@ async fn a_login_is_begun_again_where_nothing_was_said_and_where_the_password_is
         (2, Until::Pools, 3),
         (3, Until::Pools, 3),
     ] {
-        for has_tcp in [false, true] {
-            let report = with_logins_lost(lost, at, has_tcp).await;
+        // By TCP nobody here knows when a word has arrived.
+        let ways = if at == Until::Pools { &[false][..] } else { &[false, true] };
+        for has_tcp in ways {
+            let report = with_logins_lost(lost, at, *has_tcp).await;
             let code = if begun > lost { Code::TimeLimit } else { Code::Unreachable };
             assert_eq!(report.code, code, "{lost} lost: {:?}", report.events);
             let connected = |event: &&Event| matches!(event, Event::Connected { .. });
