@@ -196,10 +196,9 @@ impl<'a> Login<'a> {
     /// the password is right and only the ticket has not come: what is lost then may be
     /// begun again.
     pub(crate) fn again(&self) -> Option<Wishes> {
-        let wishes = || self.wishes.clone();
-        (self.state == State::Assigning).then(|| match &self.chosen {
-            Some(pool) => wishes().with_pool(Some(pool.clone())),
-            None => wishes(),
+        (self.state == State::Assigning).then(|| {
+            let pool = self.chosen.as_ref().or(self.wishes.pool.as_ref());
+            self.wishes.clone().with_pool(pool.cloned())
         })
     }
 

@@ -473,7 +473,6 @@ async fn retries(place: &Place) -> Result<u64> {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_sin_by_tcp_gets_its_answer() -> Result<()> {
     let place = place(1).await?;
-    place.is_well().await?;
     tcp::comes_in(&place).await?;
     let before = place.before().await?;
     let sins = tcp::table();
@@ -536,7 +535,6 @@ async fn every_sin_against_the_operations_port_gets_its_answer() -> Result<()> {
 async fn connections_that_only_stand_there_keep_no_operator_out() -> Result<()> {
     let count = if is_long() { 10_000 } else { 1_500 };
     let place = place(1).await?;
-    place.is_well().await?;
     let (before, to) = (place.before().await?, place.site.operations());
     let ((standing, asked), fared) = place
         .meanwhile(async {

@@ -114,6 +114,15 @@ async fn whoever_logs_off_after_the_link_was_lost_gives_the_desktop_back() {
     running.join_next().await.unwrap().expect("it ends when it is told");
 }
 
+/// An office of two desktops, and a session there whose grace is over.
+async fn with_somebody_late() -> (Office<Folder>, SessionId) {
+    let mut office = Office::<Folder>::with_desktops(2).await;
+    let late = office.work("suzuki").await;
+    office.tell(late.sid, Event::LinkLost).await.unwrap();
+    office.wait(GRACE);
+    (office, late.sid)
+}
+
 /// Waits until the passes have ended a session, whose time is over.
 async fn ends(office: &Office<Folder>, sid: SessionId) {
     let cause = Cause::GraceExpired;
@@ -124,10 +133,7 @@ async fn ends(office: &Office<Folder>, sid: SessionId) {
 
 #[tokio::test]
 async fn a_clock_that_jumps_ahead_ends_nobody_who_is_away() {
-    let mut office = Office::<Folder>::with_desktops(2).await;
-    let late = office.work("suzuki").await;
-    office.tell(late.sid, Event::LinkLost).await.unwrap();
-    office.wait(GRACE);
+    let (mut office, late) = with_somebody_late().await;
     let away = office.work("sato").await;
     office.tell(away.sid, Event::LinkLost).await.unwrap();
     let clock = Wall::set_to(office.now);
@@ -135,7 +141,7 @@ async fn a_clock_that_jumps_ahead_ends_nobody_who_is_away() {
     let cancelled = CancellationToken::new();
     let mut running = JoinSet::new();
     running.spawn(Arc::new(passes).deadlines(cancelled.clone()));
-    timeout(PATIENCE, ends(&office, late.sid)).await.expect("the pass is on");
+    timeout(PATIENCE, ends(&office, late)).await.expect("the pass is on");
 
     let (_, seq) = office.actions(0).await;
     clock.jumps(2 * GRACE);
@@ -156,10 +162,7 @@ async fn a_clock_that_jumps_ahead_ends_nobody_who_is_away() {
 
 #[tokio::test]
 async fn what_was_told_in_vain_is_heard_before_anything_is_settled() {
-    let mut office = Office::<Folder>::with_desktops(2).await;
-    let late = office.work("suzuki").await;
-    office.tell(late.sid, Event::LinkLost).await.unwrap();
-    office.wait(GRACE);
+    let (mut office, late) = with_somebody_late().await;
     let sato = office.login("sato").await.unwrap();
     office.redeem(&sato).await.unwrap();
     let clock = Wall::set_to(office.now.after(STARTING_LIMIT.saturating_sub(3 * EVERY)));
@@ -167,7 +170,7 @@ async fn what_was_told_in_vain_is_heard_before_anything_is_settled() {
     let cancelled = CancellationToken::new();
     let mut running = JoinSet::new();
     running.spawn(Arc::clone(&passes).deadlines(cancelled.clone()));
-    timeout(PATIENCE, ends(&office, late.sid)).await.expect("the pass is on");
+    timeout(PATIENCE, ends(&office, late)).await.expect("the pass is on");
 
     while clock.now() < office.now.after(STARTING_LIMIT + EVERY) {
         passes.outage.is_seen();

@@ -294,6 +294,9 @@ impl Command for Due {
     }
 }
 
+/// Longer than a jump stays unseen while the store serves.
+const MOMENTS: Duration = Duration::from_secs(10);
+
 /// Allows for a clock that was set.
 pub(super) struct Jumped {
     pub(super) jump: Jump,
@@ -306,13 +309,15 @@ impl Command for Jumped {
 
     async fn perform(&self, tx: &mut SqliteConnection) -> Result<(), StoreError> {
         let (what, by) = match self.jump {
-            Jump::Ahead(by) => ("ahead_ms", by),
-            Jump::Back(by) => ("back_ms", by),
+            Jump::Ahead(by) => {
+                self.put_off(tx, by).await?;
+                ("ahead_ms", by)
+            }
+            Jump::Back(by) => {
+                self.take_back(tx, by).await?;
+                ("back_ms", by)
+            }
         };
-        match self.jump {
-            Jump::Ahead(by) => self.put_off(tx, by).await?,
-            Jump::Back(by) => self.take_back(tx, by).await?,
-        }
         // By the clock of before, or while nobody had looked.
         let short = REQUESTED_LIMIT.max(STARTING_LIMIT);
         sqlx::query(
@@ -383,9 +388,6 @@ impl Jumped {
         Ok(())
     }
 }
-
-/// Longer than a jump stays unseen while the store serves.
-const MOMENTS: Duration = Duration::from_secs(10);
 
 /// Ends the links of gateways that are gone.
 pub(super) struct Recover {
